@@ -1,0 +1,1 @@
+"""How a local model answers many requests: batching, padding, decoding. Exactness first: see each module."""

@@ -1,0 +1,333 @@
+"""The nouns that everything else passes around. Plain frozen records: no file, no model, no drawing.
+
+A subject answers a sample's requests with outputs; a metric turns outputs into a score; two scores of one sample
+make a pair; a suite's pairs under one metric are evidence; a guard looks at evidence and gives a comparison; the
+comparisons together give the verdict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Estimand = Literal["frozen", "population"]
+Outcome = Literal["pass", "regressed", "undecided"]
+Decision = Literal["promote", "block", "hold"]
+ScoreState = Literal["scored", "abstained", "failed"]
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of `value`: sorted keys, no spaces, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Ask for text. A tuple of messages goes through the subject's chat template, a string does not."""
+
+    prompt: str | tuple[Message, ...]
+    until: tuple[str, ...] = ()
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogLikelihood:
+    """Ask for log p(continuation | context), in nats, summed over the continuation's tokens."""
+
+    context: str | tuple[Message, ...]
+    continuation: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollingLogLikelihood:
+    """Ask for log p(text), in nats, with windows of the model's context length."""
+
+    text: str
+
+
+Request = Generate | LogLikelihood | RollingLogLikelihood
+
+
+def request_hash(request: Request) -> str:
+    """Content hash of a request; with a subject's fingerprint it is the key of the output cache."""
+    return content_hash({"kind": type(request).__name__, **asdict(request)})
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One item of a suite. `id` is unique in the suite; an empty `cluster` means the sample stands alone."""
+
+    id: str
+    prompt: str
+    targets: tuple[str, ...] = ()
+    cluster: str = ""
+    tags: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()
+    choices: tuple[str, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------- what comes back
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a subject answered to one request; `failure` is set instead of an answer, never beside one.
+
+    `text` answers Generate; `logprob` (nats, ≤ 0) answers the two likelihood requests; `is_greedy` says whether
+    the continuation is what greedy decoding would have produced. `tokens` counts the tokens generated or scored.
+    """
+
+    text: str | None = None
+    logprob: float | None = None
+    is_greedy: bool | None = None
+    tokens: int = 0
+    truncated: bool = False
+    failure: str | None = None
+
+    def __post_init__(self) -> None:
+        answered = self.text is not None or self.logprob is not None
+        if answered == (self.failure is not None):
+            raise ValueError("an output holds either an answer or a failure")
+        if self.logprob is not None and not math.isfinite(self.logprob):
+            raise ValueError("a log-likelihood must be finite; report a failure instead")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric on one output. There is a value exactly when the state is `scored`; anything else says why."""
+
+    state: ScoreState
+    value: float | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.state == "scored") != (self.value is not None):
+            raise ValueError(f"a {self.state} score with value {self.value!r}")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError("a score must be finite")
+        if self.state != "scored" and not self.reason:
+            raise ValueError(f"a {self.state} score needs a reason")
+
+    @classmethod
+    def of(cls, value: float | bool) -> Score:
+        """The ordinary case: an observation."""
+        return cls("scored", float(value))
+
+    @classmethod
+    def failed(cls, reason: str) -> Score:
+        """The observation could not be made."""
+        return cls("failed", None, reason)
+
+    @classmethod
+    def abstained(cls, reason: str) -> Score:
+        """The metric or judge declined to say."""
+        return cls("abstained", None, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """What a metric declares: its name, its direction, its bounds and what guessing earns, in score points."""
+
+    name: str
+    higher_is_better: bool = True
+    bounds: tuple[float, float] = (0.0, 1.0)
+    chance: float = 0.0
+
+    @property
+    def span(self) -> float:
+        """Width of the scale; no oriented difference exceeds it in size."""
+        return self.bounds[1] - self.bounds[0]
+
+    def checked(self, score: Score) -> Score:
+        """`score`, or a failed score where its value lies outside the declared bounds."""
+        low, high = self.bounds
+        if score.value is None or low <= score.value <= high:
+            return score
+        return Score.failed(f"{self.name} gave {score.value:g}, outside its bounds [{low:g}, {high:g}]")
+
+
+@dataclass(frozen=True, slots=True)
+class PairedScore:
+    """Both scores of one sample under one metric; both are None while the sample has not been asked."""
+
+    sample_id: str
+    cluster: str = ""
+    tags: tuple[str, ...] = ()
+    baseline: Score | None = None
+    candidate: Score | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether the pair was observed at all, successfully or not."""
+        return self.baseline is not None and self.candidate is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether both sides hold a value; only complete pairs enter the statistics."""
+        return self.values is not None
+
+    @property
+    def values(self) -> tuple[float, float] | None:
+        """(baseline, candidate) in score points, or None when a side is not scored."""
+        if self.baseline is None or self.candidate is None:
+            return None
+        if self.baseline.value is None or self.candidate.value is None:
+            return None
+        return self.baseline.value, self.candidate.value
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All samples of one suite under one metric, in the committed order; the unasked ones are at the end."""
+
+    suite: str
+    metric: MetricSpec
+    pairs: tuple[PairedScore, ...]
+
+    def slice(self, tag: str | None) -> tuple[PairedScore, ...]:
+        """The pairs that carry `tag`, in order; all of them for None."""
+        return self.pairs if tag is None else tuple(p for p in self.pairs if tag in p.tags)
+
+
+# ---------------------------------------------------------------- what is decided
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """One (suite, metric, slice) with what it tolerates. `margin` and `must_improve` are in score points.
+
+    With `must_improve` the guard asks for a gain of more than that instead of tolerating a drop of `margin`.
+    """
+
+    suite: str
+    metric: str
+    slice: str | None = None
+    margin: float = 0.02
+    must_improve: float | None = None
+    alpha: float = 0.05
+    estimand: Estimand = "frozen"
+    required: bool = True
+    max_failures: float = 0.02
+
+    @property
+    def tolerated(self) -> float:
+        """The δ of the test "mean D > −δ": the margin, or minus the demanded improvement."""
+        return self.margin if self.must_improve is None else -self.must_improve
+
+    @property
+    def label(self) -> str:
+        """`suite/metric` or `suite/metric[slice]`, as every message and report names it."""
+        return f"{self.suite}/{self.metric}" + (f"[{self.slice}]" if self.slice else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A guard's result. Means, difference, interval and margin are in score points; D is oriented (up is better).
+
+    `difference` is the mean D over the `n_used` complete pairs; `interval` is the confidence sequence that the
+    decision rests on (level 1−2α); `population_interval` treats the samples as a draw from a wider stream and is
+    not adjusted for early stopping. `lost` and `won` count the pairs that got worse and better. Means and
+    intervals are None when no pair is complete.
+    """
+
+    suite: str
+    metric: str
+    slice: str | None
+    estimand: Estimand
+    outcome: Outcome
+    n: int
+    n_used: int
+    n_failed: int
+    baseline_mean: float | None
+    candidate_mean: float | None
+    difference: float | None
+    interval: tuple[float, float] | None
+    margin: float
+    alpha: float
+    lost: int
+    won: int
+    required: bool = True
+    must_improve: float | None = None
+    higher_is_better: bool = True
+    bounds: tuple[float, float] = (0.0, 1.0)
+    population_interval: tuple[float, float] | None = None
+    fragile: bool = False
+    forgetting: float | None = None
+    smallest_detectable_drop: float | None = None
+    mcnemar_p: float | None = None
+    e_pass: float = 0.0
+    e_block: float = 0.0
+    reason: str = ""
+
+    @property
+    def label(self) -> str:
+        """`suite/metric` or `suite/metric[slice]`."""
+        return f"{self.suite}/{self.metric}" + (f"[{self.slice}]" if self.slice else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One pre-flight check: passed, or not and then why and what to do."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a gate says, with its reasons; `comparisons` holds required guards first, then advisory ones."""
+
+    verdict: Decision
+    reasons: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    checks: tuple[Check, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `--json` prints and `verdict.json` stores."""
+        return {
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "comparisons": [asdict(c) for c in self.comparisons],
+            "checks": [asdict(c) for c in self.checks],
+        }
+
+
+EXIT_CODES: Mapping[Decision, int] = {"promote": 0, "block": 1, "hold": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredPair:
+    """One sample with the outputs of both subjects to the same number of requests."""
+
+    sample: Sample
+    baseline: Sequence[Output]
+    candidate: Sequence[Output]
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePair:
+    """Both scores that a suite gave one answered sample under one metric."""
+
+    baseline: Score
+    candidate: Score

@@ -1,0 +1,48 @@
+"""What is evaluated: base, base+adapter, merged or full checkpoint, served endpoint, scripted answers.
+
+A subject plugin's `build(options, context)` returns a `Subject`. Callers see only this interface, so an engine may
+answer faster behind it as long as the answers stay the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from harness.records import Message, Output, Request
+
+Answers = list[tuple[int, Output]]
+"""(index of the request, its output), for the requests that one batch finished."""
+
+
+class Subject(Protocol):
+    """Something that answers requests.
+
+    `fingerprint` is a SHA-256 over everything that can change an output (weights, adapter, tokenizer, chat
+    template, dtype, device type, decoding rules): it keys the output cache, so two subjects that could answer
+    differently must never share one.
+    """
+
+    name: str
+    fingerprint: str
+    chat_fingerprint: str
+
+    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The text that the chat template makes of `messages`; raises SubjectError where there is no template."""
+        ...
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Answers]:
+        """Answer every request exactly once, in batches of any size and order, each yielded when it is finished.
+
+        A request that cannot be answered (too long, NaN logits, a server's refusal) yields an output with its
+        `failure`, never an invented answer. SubjectError is for a subject that cannot be asked at all.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest records: paths, hashes, dtype, device, library versions; JSON-ready, no secrets."""
+        ...
+
+    def close(self) -> None:
+        """Release memory and connections; the subject is not used afterwards."""
+        ...
