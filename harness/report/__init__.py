@@ -1,1 +1,61 @@
-"""Reports: a verdict and its evidence as Markdown, JUnit XML and one self-contained HTML page. One module each."""
+"""Reports: a verdict and its evidence as Markdown, JUnit XML and one self-contained HTML page. One module each.
+
+A report plugin holds `Options`, `FILENAME` (the name it takes in a run directory) and `build(options) -> Reporter`.
+What a reporter renders depends on the document alone: no clock, no environment, no file, so that rendering a
+stored run twice gives the same bytes. Everything in a document but the numbers is untrusted text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from harness.records import Score, Verdict
+
+Change = Literal["lost", "won", "failed", "changed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One sample worth reading, under one metric: what was asked, what both subjects said, what each scored."""
+
+    suite: str
+    metric: str
+    sample_id: str
+    tags: tuple[str, ...]
+    prompt: str
+    target: str
+    baseline_output: str
+    candidate_output: str
+    baseline_score: Score
+    candidate_score: Score
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The input of every report: the verdict, the run's manifest, and the samples that changed."""
+
+    verdict: Verdict
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    items: Sequence[Item] = ()
+    title: str = "Promotion gate"
+
+
+class Reporter(Protocol):
+    """Turns a document into the text of one file."""
+
+    def render(self, document: Document) -> str:
+        """The whole report; the same document always gives the same text."""
+        ...
+
+
+def change_of(baseline: Score, candidate: Score, *, higher_is_better: bool = True) -> Change:
+    """What happened to a sample: `failed` without both values, `changed` where only the output differs."""
+    if baseline.value is None or candidate.value is None:
+        return "failed"
+    gain = candidate.value - baseline.value
+    if gain == 0:
+        return "changed"
+    return "won" if (gain > 0) == higher_is_better else "lost"
