@@ -1,0 +1,50 @@
+# `make demo` and `make test` do all of their own set-up; everything else assumes nothing either.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export LITELLM_LOCAL_MODEL_COST_MAP ?= True
+
+.PHONY: help install demo test test-fast check format bench constraints clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed ## Make .venv with all extras at the versions of constraints.txt.
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet -c constraints.txt --editable ".[all]" --group dev
+	touch $@
+
+demo: install ## Train two adapters on a small model and watch the gate decide (about three minutes).
+	$(BIN)/harness demo
+
+test: install ## Every test.
+	$(BIN)/pytest
+
+test-fast: install ## The tests that load no torch; under a minute.
+	$(BIN)/pytest -m "not slow"
+
+check: install ## Lint, types and import contracts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Rewrite the code as ruff wants it.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## The validity table of docs/validity.md, by simulation.
+	$(BIN)/python benchmarks/validity.py
+
+constraints: install ## Write what .venv holds to constraints.txt.
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+clean: ## Remove the virtual environment and caches.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -1,0 +1,206 @@
+"""`gate.yaml` as pydantic models, read with the line of every key so that an error can point at it.
+
+A suite or subject section is narrowed later by its plugin's own `Options`; here only the parts that every kind has
+are known. Paths in the file are relative to the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import ConfigError, at, nearest
+from harness.records import Estimand
+
+Lines = dict[tuple[str | int, ...], int]
+
+
+class Section(BaseModel):
+    """A mapping in the file whose keys are all known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OpenSection(BaseModel):
+    """A mapping whose remaining keys are its plugin's options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are not ours: what the plugin validates."""
+        return dict(self.model_extra or {})
+
+
+class SubjectSection(OpenSection):
+    """A subject: `kind` is the plugin, `name` what reports call it."""
+
+    kind: str = "local"
+    name: str | None = None
+
+
+class GuardSection(Section):
+    """One metric of a suite and what it tolerates; whatever is left out comes from `policy`."""
+
+    metric: str = Field(description="name of the metric, as the suite reports it")
+    margin: float | None = Field(None, gt=0, description="largest tolerated drop, in score points (δ)")
+    must_improve: float | None = Field(None, ge=0, description="demand a gain of more than this instead")
+    alpha: float | None = Field(None, gt=0, lt=0.5, description="error level of this guard")
+    max_failures: float | None = Field(None, ge=0, lt=1, description="share of pairs that may fail")
+    required: bool = Field(True, description="false makes the guard advisory")
+    critical_slices: tuple[str, ...] = Field((), description="slices that are required guards too")
+
+    @model_validator(mode="after")
+    def _one_direction(self) -> GuardSection:
+        if self.margin is not None and self.must_improve is not None:
+            raise ValueError("give margin or must_improve, not both")
+        return self
+
+
+class SuiteSection(OpenSection):
+    """A suite: `kind` is the plugin, `guards` what is demanded of it (default: every metric, policy's margin)."""
+
+    kind: str
+    name: str | None = None
+    estimand: Estimand | None = None
+    guards: tuple[GuardSection, ...] = ()
+    slices: bool = Field(True, description="report every slice as an advisory comparison")
+
+
+class PolicySection(Section):
+    """What holds for every guard that does not say otherwise."""
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    margin: Annotated[float, Field(gt=0)] = 0.02
+    max_failures: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    sequential: bool = Field(True, description="stop as soon as every required guard is decided")
+    seed: int = Field(0, description="mixed into the order of samples, fixed before any output exists")
+    first_chunk: int = Field(64, ge=1, description="samples of a suite asked before the first look")
+    growth: float = Field(1.5, ge=1, description="each chunk is this many times the one before")
+    noise_probe: int = Field(16, ge=0, description="samples a suite asked twice of the baseline; 0 turns it off")
+
+
+class GateConfig(Section):
+    """A whole gate.yaml."""
+
+    baseline: SubjectSection
+    candidate: SubjectSection
+    suites: Annotated[tuple[SuiteSection, ...], Field(min_length=1)]
+    policy: PolicySection = PolicySection()
+    training_data: tuple[str, ...] = Field((), description="files the adapter was trained on, for contamination")
+    allow: frozenset[Literal["code-execution"]] = Field(
+        frozenset(), description="what is off unless asked for by name"
+    )
+    out: str = Field("runs", description="folder that receives the run directories")
+    cache: str = Field(".harness-cache", description="folder of the output cache")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A configuration with where it came from: `folder` is what its relative paths start at."""
+
+    gate: GateConfig
+    path: Path
+    lines: Lines
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the file."""
+        return self.path.parent
+
+    def where(self, *keys: str | int) -> str:
+        """`file:line: key.path` of a place in the file, for an error that is found later."""
+        dotted = ".".join(str(k) for k in keys)
+        return at(self.path, _nearest_line(self.lines, keys)) + dotted
+
+
+def load_gate(path: Path) -> LoadedConfig:
+    """Read a gate.yaml.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (the nearest known one is named) or a wrong value.
+    """
+    document, lines = read_yaml(path)
+    if not isinstance(document, dict):
+        raise ConfigError(f"{at(path)}expected a mapping with baseline, candidate and suites")
+    try:
+        gate = GateConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path, lines)) from error
+    return LoadedConfig(gate, path.resolve(), lines)
+
+
+def read_yaml(path: Path) -> tuple[Any, Lines]:
+    """Safe-load one YAML document, with the line (1-based) of every key and list item; duplicate keys are refused."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: Lines = {}
+        if node is not None:
+            _collect_lines(node, (), lines, path)
+        return yaml.safe_load(text), lines
+    except FileNotFoundError as error:
+        raise ConfigError(f"{at(path)}no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{at(path)}cannot be read: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise ConfigError(f"{at(path, line)}not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{at(path)}not valid YAML: {error}") from error
+
+
+def _collect_lines(node: yaml.Node, prefix: tuple[str | int, ...], lines: Lines, path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            place = (*prefix, str(key.value))
+            if place in lines:
+                raise ConfigError(f"{at(path, key.start_mark.line + 1)}key {key.value!r} is given twice")
+            lines[place] = key.start_mark.line + 1
+            _collect_lines(value, place, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*prefix, index)] = value.start_mark.line + 1
+            _collect_lines(value, (*prefix, index), lines, path)
+
+
+def _nearest_line(lines: Lines, keys: tuple[str | int, ...]) -> int | None:
+    for end in range(len(keys), 0, -1):
+        if keys[:end] in lines:
+            return lines[keys[:end]]
+    return None
+
+
+def _explain(error: ValidationError, path: Path, lines: Lines) -> str:
+    first = error.errors()[0]
+    keys: tuple[str | int, ...] = first["loc"]
+    dotted = ".".join(str(k) for k in keys)
+    prefix = at(path, _nearest_line(lines, keys))
+    if first["type"] == "extra_forbidden":
+        return f"{prefix}unknown key {dotted!r}: {nearest(str(keys[-1]), _known_keys(keys[:-1]))}"
+    if first["type"] == "missing":
+        return f"{prefix}key {dotted!r} is missing"
+    return f"{prefix}{dotted}: {str(first['msg']).removeprefix('Value error, ')}"
+
+
+def _known_keys(keys: tuple[str | int, ...]) -> Mapping[str, Any]:
+    """Fields of the section that `keys` lead to."""
+    sections: dict[str, type[BaseModel]] = {"policy": PolicySection, "guards": GuardSection}
+    named = [k for k in keys if isinstance(k, str)]
+    return sections.get(named[-1], GateConfig).model_fields if named else GateConfig.model_fields
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of gate.yaml, for editors."""
+    return GateConfig.model_json_schema()
+
+
+def slug(text: str) -> str:
+    """`text` as a file name: lower case, anything but letters, digits, dot, dash and underscore becomes a dash."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.") or "unnamed"
