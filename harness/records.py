@@ -275,8 +275,8 @@ class Comparison:
     forgetting: float | None = None
     smallest_detectable_drop: float | None = None
     mcnemar_p: float | None = None
-    e_pass: float = 0.0
-    e_block: float = 0.0
+    log_e_pass: float | None = 0.0
+    log_e_block: float | None = 0.0
     reason: str = ""
 
     @property
