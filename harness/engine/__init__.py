@@ -1,1 +1,49 @@
-"""How a local model answers many requests: batching, padding, decoding. Exactness first: see each module."""
+"""How a local causal model answers many requests: batching, padding, decoding. One module each.
+
+An engine plugin's `build(options, model)` returns an `Engine`. Every engine gives the answers of `plain`, the
+reference: the same log-likelihoods (1e-4 in float32) and the same greedy text, whatever the batch; an engine may only
+be faster. Engines know nothing of files, adapters or hubs: they see a `CausalModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.records import Message, Output, Request
+
+Answers = list[tuple[int, Output]]
+"""(index of the request, its output), for the requests that one batch finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class CausalModel:
+    """What an engine may use of a subject.
+
+    `activate()` is entered for every batch and left before its answers are yielded, because several subjects share
+    one set of weights: it yields the transformers (or PEFT) model with this subject's adapter in force, in eval mode
+    and without gradients. `max_length` counts tokens, prompt and answer together; `virtual_tokens` of them are taken
+    by a prompt-learning adapter. `render` is the subject's chat template with the generation prompt added.
+    """
+
+    tokenizer: Any
+    max_length: int
+    virtual_tokens: int
+    device: str
+    activate: Callable[[], AbstractContextManager[Any]]
+    render: Callable[[Sequence[Message]], str]
+
+    @property
+    def room(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self.max_length - self.virtual_tokens
+
+
+class Engine(Protocol):
+    """Answers requests with one model; see `harness.subjects.Subject.answer` for what is promised."""
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Answers]:
+        """Answer every request exactly once, in batches, each yielded when it is finished."""
+        ...

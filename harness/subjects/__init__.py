@@ -7,12 +7,22 @@ answer faster behind it as long as the answers stay the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-from harness.records import Message, Output, Request
+from harness.records import Check, Message, Output, Request
 
 Answers = list[tuple[int, Output]]
 """(index of the request, its output), for the requests that one batch finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectContext:
+    """What a subject plugin may use: where relative paths start, and a pool in which subjects share weights."""
+
+    folder: Path
+    pool: dict[Any, Any] = field(default_factory=dict)
 
 
 class Subject(Protocol):
@@ -37,6 +47,10 @@ class Subject(Protocol):
         A request that cannot be answered (too long, NaN logits, a server's refusal) yields an output with its
         `failure`, never an invented answer. SubjectError is for a subject that cannot be asked at all.
         """
+        ...
+
+    def checks(self, baseline: Subject) -> Sequence[Check]:
+        """This subject's own pre-flight checks when it stands as a candidate against `baseline`."""
         ...
 
     def describe(self) -> dict[str, Any]:

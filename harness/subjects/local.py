@@ -1,0 +1,291 @@
+"""A model on this machine: a base, a base with a PEFT adapter, a merged or a full checkpoint.
+
+Two subjects built with the same context share one set of weights where that is exact (see `_weights`). A merged or
+fully fine-tuned checkpoint is simply another `model`.
+
+`dtype: auto` is bfloat16 on CUDA where the GPU has it and float16 where not, float16 on Apple's MPS, float32 on the
+CPU. In float32 an answer does not depend on the batch it was computed in; in 16 bits a log-likelihood moves by some
+1e-2 with the shape of the batch and a greedy answer can change at a near-tie, which is what a noise probe measures.
+
+The fingerprint covers the hashes of weights, configs, tokenizer and adapter files, the chat template, dtype, device
+type, quantisation, merging, context length, truncation, engine, and the versions of torch and transformers (of peft
+and bitsandbytes where used), because any of them can change an output. Names, paths and the batch size are left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from harness import plugins
+from harness.engine import CausalModel, Engine
+from harness.errors import PluginError, SubjectError
+from harness.records import Message, Request, content_hash
+from harness.subjects import Answers, _files
+from harness.subjects._weights import AdapterSpec, Weights, WeightsSpec, acquire, release
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+_DEFAULT_CONTEXT = 2048  # tokens; what lm-eval assumes where neither config nor tokenizer says
+
+
+class Options(BaseModel):
+    """What gate.yaml may say of a local subject."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="folder of the model, relative to gate.yaml, or the name of a hub repository")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
+    adapter: str | None = Field(None, description="folder of a PEFT adapter, or a hub repository")
+    merge: bool = Field(False, description="fold the adapter into a copy of the weights, as it would be deployed")
+    tokenizer: str | None = Field(None, description="folder or hub repository of the tokenizer (default: the model's)")
+    chat_template: str | None = Field(None, description="file with a Jinja chat template (default: the tokenizer's)")
+    dtype: Dtype = Field("auto", description="see the documentation for what auto chooses")
+    device: str = Field("auto", description="auto is cuda, then mps, then cpu")
+    quantization: Literal["none", "4bit", "8bit"] = Field("none", description="bitsandbytes NF4 or LLM.int8")
+    max_length: int | None = Field(None, ge=2, description="context in tokens (default: the model's own)")
+    batch_size: int = Field(16, ge=1, description="rows of a batch; halved when memory runs out")
+    truncate: Literal["refuse", "left"] = Field("refuse", description="what becomes of a prompt that is too long")
+    engine: str = Field("plain", description="how requests are batched; every engine gives the same answers")
+    trust_remote_code: tuple[str, ...] = Field((), description="models, by exact name, whose own code may run")
+
+    @model_validator(mode="after")
+    def _merge_what(self) -> Options:
+        if self.merge and self.adapter is None:
+            raise ValueError("merge needs an adapter")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectContext:
+    """What a subject may use besides its options: where relative paths start, and the weights already in memory."""
+
+    folder: Path
+    pool: MutableMapping[Any, Any] = field(default_factory=dict)
+
+
+def build(options: Options, context: SubjectContext) -> LocalSubject:
+    """The subject plugin contract: load what is not in the pool and return the subject.
+
+    Raises:
+        SubjectError: the model cannot be found or loaded, or is unsafe to load.
+        AdapterError: the same for the adapter.
+    """
+    _need_libraries(options)
+    files = _files.find_model(options.model, options.revision, context.folder, options.trust_remote_code)
+    adapter = _adapter(options, context.folder)
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    spec = WeightsSpec(files.folder, dtype, device, options.quantization, files.remote_code)
+    tokenizer, tokenizer_folder = _tokenizer(options, files, context.folder)
+    weights = acquire(context.pool, spec, adapter)
+    return LocalSubject(options, context.pool, files, adapter, weights, tokenizer, tokenizer_folder)
+
+
+class LocalSubject:
+    """See `harness.subjects.Subject`. Use `build`."""
+
+    def __init__(
+        self,
+        options: Options,
+        pool: MutableMapping[Any, Any],
+        files: _files.ModelFiles,
+        adapter: AdapterSpec | None,
+        weights: Weights,
+        tokenizer: Any,
+        tokenizer_folder: Path,
+    ) -> None:
+        """Tie the loaded parts together; nothing is computed."""
+        self.name = Path(options.model).name + (f"+{Path(options.adapter).name}" if options.adapter else "")
+        self.tokenizer = tokenizer
+        self._options = options
+        self._pool = pool
+        self._files = files
+        self._adapter = adapter
+        # A merged adapter has become the weights, so nothing is left to switch on.
+        self._switched = None if adapter is None or adapter.merge else adapter
+        self._weights = weights
+        self._tokenizer_folder = tokenizer_folder
+        self._closed = False
+        self.causal = self._causal()
+        self.chat_fingerprint = content_hash({"template": _template(tokenizer), "special": _special_tokens(tokenizer)})
+        self.fingerprint = content_hash(self._identity())
+
+    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """See `Subject.render_chat`; without a generation prompt the last message is left open to be continued."""
+        if not _template(self.tokenizer):
+            raise SubjectError(f"{self.name} has no chat template; give one with chat_template: FILE")
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                turns,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        except Exception as error:  # a template is code of its author; jinja2 lets its exceptions through
+            raise SubjectError(f"the chat template of {self.name} refuses these messages: {error}") from error
+        return str(text)
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Answers]:
+        """See `Subject.answer`."""
+        if self._closed:
+            raise SubjectError(f"{self.name} has been closed")
+        return self._engine.answer(requests)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Subject.describe`."""
+        return {
+            "kind": "local",
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "chat_fingerprint": self.chat_fingerprint,
+            "model": self._options.model,
+            "revision": self._options.revision,
+            "folder": str(self._files.folder),
+            "adapter_folder": None if self._adapter is None else str(self._adapter.folder),
+            **self._identity(),
+        }
+
+    def close(self) -> None:
+        """Give the weights back; the last subject on them frees the memory."""
+        if not self._closed:
+            self._closed = True
+            release(self._pool, self._weights)
+
+    @functools.cached_property
+    def _engine(self) -> Engine:
+        module = plugins.load("engine", self._options.engine)
+        values = {"batch_size": self._options.batch_size, "truncate": self._options.truncate}
+        chosen = plugins.options("engine", self._options.engine, values, where=f"engine {self._options.engine}")
+        engine: Engine = module.build(chosen, self.causal)
+        return engine
+
+    def _causal(self) -> CausalModel:
+        config = self._weights.base.config
+        return CausalModel(
+            tokenizer=self.tokenizer,
+            max_length=self._options.max_length or context_length(config, self.tokenizer),
+            virtual_tokens=self._weights.virtual_tokens(self._switched),
+            device=self._weights.spec.device,
+            activate=lambda: self._weights.using(self._switched),
+            render=self.render_chat,
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What can change an output, and nothing else: hashed for the fingerprint, listed in the manifest."""
+        spec = self._weights.spec
+        return {
+            "weights": self._files.hashes(),
+            "adapter": None if self._adapter is None else self._adapter.digest,
+            "peft_type": None if self._adapter is None else self._adapter.peft_type,
+            "merged": self._options.merge,
+            "tokenizer_sha256": _files.digest(_files.tokenizer_hashes(self._tokenizer_folder)),
+            "chat_template_sha256": content_hash(_template(self.tokenizer)),
+            "dtype": spec.dtype,
+            "device_type": spec.device.partition(":")[0],
+            "quantization": spec.quantization,
+            "max_length": self.causal.max_length,
+            "truncate": self._options.truncate,
+            "engine": self._options.engine,
+            "versions": _versions(self._adapter is not None, spec.quantization != "none"),
+        }
+
+
+def choose_device(wanted: str) -> str:
+    """`auto` resolved to cuda, mps or cpu; anything else as it is.
+
+    Raises:
+        SubjectError: the device is not there.
+    """
+    import torch
+
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return next(device for device, there in has.items() if there)
+    if not has.get(wanted.partition(":")[0], True):
+        raise SubjectError(f"device {wanted!r} is not available here; there is {[d for d in has if has[d]]}")
+    return wanted
+
+
+def choose_dtype(wanted: str, device: str) -> str:
+    """`auto` resolved for a device; see the module."""
+    if wanted != "auto":
+        return wanted
+    if device.startswith("cuda"):
+        import torch
+
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "float16" if device.startswith("mps") else "float32"
+
+
+def context_length(config: Any, tokenizer: Any) -> int:
+    """The model's context in tokens: its text config's, else the tokenizer's, else 2048."""
+    text = getattr(config, "text_config", None) or config
+    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+        if getattr(text, name, None) is not None:
+            return int(getattr(text, name))
+    declared = getattr(tokenizer, "model_max_length", None)
+    # transformers writes an absurdly large number where a tokenizer declares no length.
+    return int(declared) if declared is not None and declared < 1e9 else _DEFAULT_CONTEXT
+
+
+def _adapter(options: Options, folder: Path) -> AdapterSpec | None:
+    if options.adapter is None:
+        return None
+    found = _files.find_adapter(options.adapter, folder)
+    return AdapterSpec(found, _files.digest(_files.adapter_hashes(found)), options.merge)
+
+
+def _tokenizer(options: Options, files: _files.ModelFiles, folder: Path) -> tuple[Any, Path]:
+    from transformers import AutoTokenizer
+
+    source = files.folder
+    if options.tokenizer is not None:
+        source = _files.locate(options.tokenizer, None, folder, list(_files._TOKENIZER_FILES))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=files.remote_code)
+    except Exception as error:
+        raise SubjectError(f"the tokenizer in {source} cannot be loaded: {error}") from error
+    if options.chat_template is not None:
+        path = (folder / options.chat_template).expanduser()
+        try:
+            tokenizer.chat_template = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise SubjectError(f"chat template {path} cannot be read: {error}") from error
+    return tokenizer, source
+
+
+def _template(tokenizer: Any) -> str:
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):  # several named templates: the unnamed use takes "default"
+        template = template.get("default")
+    return template or ""
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, str]:
+    """A template may print the special tokens, so they belong to what it makes of a conversation."""
+    return {key: str(value) for key, value in sorted(tokenizer.special_tokens_map.items())}
+
+
+def _versions(peft: bool, bitsandbytes: bool) -> dict[str, str]:
+    """Library versions without local labels: torch's "+cpu" says what the device type says."""
+    used = ["torch", "transformers", *["peft"] * peft, *["bitsandbytes"] * bitsandbytes]
+    return {name: version(name).partition("+")[0] for name in used}
+
+
+def _need_libraries(options: Options) -> None:
+    needed = ["torch", "transformers", *["peft"] * bool(options.adapter)]
+    needed += ["bitsandbytes"] * (options.quantization != "none")
+    try:
+        for name in needed:
+            importlib.import_module(name)
+    except ImportError as error:
+        raise PluginError(plugins.missing_extra("the local subject", error)) from error
