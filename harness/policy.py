@@ -128,6 +128,21 @@ def is_open(table: Table, guard: Guard, *, block_alpha: float) -> bool:
     return bool(_disqualified(seen, guard)) or _test(seen, guard, table.metric, block_alpha).outcome == "undecided"
 
 
+def stopping_point(table: Table, guard: Guard, *, block_alpha: float) -> int:
+    """How many pairs, in order, a sequential run would have asked for before this guard was decided; all, if never.
+
+    Where too many of those pairs failed to conclude anything, the run would have gone on to the end.
+    """
+    seen = observe(table, guard.slice)
+    result = _test(replace(seen, total=seen.total + 1), guard, table.metric, block_alpha)  # one short of exhausted
+    if result.decided_at is None:
+        return len(table.cluster)
+    stop = int(seen.draws.sizes[: result.decided_at].sum())
+    asked = np.arange(len(table.cluster)) < stop
+    failed = int(np.isnan(table.baseline[asked]).sum())
+    return stop if failed <= guard.max_failures * stop else len(table.cluster)
+
+
 def observe(table: Table, tag: str | None) -> Observed:
     """The asked part of a slice, with whole clusters as draws in the committed order."""
     rows = table.rows(tag)

@@ -23,10 +23,16 @@ MANIFEST, JOURNAL, EVIDENCE, VERDICT = "manifest.json", "journal.jsonl", "eviden
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One finished sample of the journal: both subjects' outputs and the scores by metric (baseline, candidate)."""
+    """One finished sample of the journal: both subjects' outputs and the scores by metric (baseline, candidate).
+
+    `prompt`, `target` and `tags` are there for the reader, so that a report can be made without the suite.
+    """
 
     suite: str
     sample_id: str
+    prompt: str
+    target: str
+    tags: tuple[str, ...]
     baseline: tuple[Output, ...]
     candidate: tuple[Output, ...]
     scores: Mapping[str, tuple[Score, Score]]
@@ -93,6 +99,24 @@ class RunDirectory:
             else:
                 entries.extend(_entry_from_json(e) for e in record["entries"])
         return entries, facts
+
+
+def read_entries(run: Path) -> list[Entry]:
+    """Every finished sample of a stored run, in the order of its journal."""
+    records = _complete_records(run / JOURNAL)
+    return [_entry_from_json(e) for record in records if record["type"] == "chunk" for e in record["entries"]]
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of a run.
+
+    Raises:
+        StorageError: it is not there or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: {error}. Is {path.parent} a run directory that finished?") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -202,6 +226,9 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
     return {
         "suite": entry.suite,
         "sample": entry.sample_id,
+        "prompt": entry.prompt,
+        "target": entry.target,
+        "tags": list(entry.tags),
         "baseline": [asdict(o) for o in entry.baseline],
         "candidate": [asdict(o) for o in entry.candidate],
         "scores": {m: [asdict(s) for s in pair] for m, pair in entry.scores.items()},
@@ -212,6 +239,9 @@ def _entry_from_json(record: Mapping[str, Any]) -> Entry:
     return Entry(
         record["suite"],
         record["sample"],
+        record["prompt"],
+        record["target"],
+        tuple(record["tags"]),
         tuple(Output(**o) for o in record["baseline"]),
         tuple(Output(**o) for o in record["candidate"]),
         {m: (Score(**b), Score(**c)) for m, (b, c) in record["scores"].items()},

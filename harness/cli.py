@@ -1,0 +1,271 @@
+"""The verbs. Each reads its options, calls one function, prints, and returns the exit code of its outcome.
+
+0 promote · 1 block · 2 usage or configuration · 3 hold · 4 infrastructure failure. Heavy libraries are imported by the
+plugins that need them, and everything of ours beyond this file inside the verb that uses it, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness import __version__
+from harness.errors import ConfigError, HarnessError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from harness.progress import Observer
+    from harness.records import Verdict
+
+app = typer.Typer(
+    name="harness",
+    help="Decide from paired evidence whether a fine-tuned adapter may be promoted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+golden = typer.Typer(help="Freeze golden sets, verify them, start new versions.", no_args_is_help=True)
+app.add_typer(golden, name="golden")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the golden sets; found from here upwards by default.")]
+
+
+class EstimandOption(StrEnum):
+    """What the mean difference is about."""
+
+    frozen = "frozen"
+    population = "population"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the `harness` command: every error on purpose becomes one message and its exit code."""
+    _quiet_libraries()
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(args=given, standalone_mode=False)
+    except HarnessError as error:
+        code = _fail(error, as_json="--json" in given)
+    except KeyboardInterrupt:
+        code = _fail(Interrupted("interrupted; repeat the command to go on where it stopped"), as_json="--json" in given)
+    except OSError as error:
+        code = _fail(HarnessError(f"{error.filename or 'system'}: {error.strerror or error}"), as_json="--json" in given)
+    except Exception as error:
+        if not _is_click(error):
+            raise
+        code = _fail(UsageError(_click_message(error)), as_json="--json" in given)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.command()
+def gate(
+    config: Annotated[Path, typer.Argument(help="A gate.yaml.")] = Path("gate.yaml"),
+    candidate: Annotated[Path | None, typer.Option(help="Gate this adapter or checkpoint instead.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that receives the run directory.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Evaluate baseline and candidate on the same samples and decide: promote, block or hold."""
+    from harness.config import load_gate
+    from harness.gate import run_gate, with_candidate
+
+    loaded = load_gate(config)
+    if candidate is not None:
+        loaded = with_candidate(loaded, candidate)
+    with _watching() as observer:
+        result = run_gate(loaded, observer, out=out)
+    return _conclude(result.verdict, as_json, run=result.path, report=result.reports[0])
+
+
+@app.command()
+def compare(
+    baseline: Annotated[Path, typer.Argument(help="Scores of the baseline: CSV, JSONL, Parquet, lm-eval or Inspect log.")],
+    candidate: Annotated[Path, typer.Argument(help="Scores of the candidate, of the same samples.")],
+    margin: Annotated[float, typer.Option(help="Largest tolerated drop, in score points.")],
+    alpha: Annotated[float, typer.Option(help="Error level of each direction.")] = 0.05,
+    estimand: Annotated[EstimandOption, typer.Option(help="These samples, or the stream they came from.")] = (
+        EstimandOption.frozen
+    ),
+    sequential: Annotated[bool, typer.Option("--sequential", help="Stop at the first decided sample.")] = False,
+    seed: Annotated[int, typer.Option(help="Mixed into the order of the samples.")] = 0,
+    bounds: Annotated[str, typer.Option(help="Lowest and highest possible score, LO,HI.")] = "0,1",
+    max_failures: Annotated[float, typer.Option(help="Share of pairs that may fail.")] = 0.02,
+    metric: Annotated[list[str] | None, typer.Option(help="Only this metric; repeat for more.")] = None,
+    lower_is_better: Annotated[list[str] | None, typer.Option(help="A metric for which lower is better.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Decide from per-sample scores that were made elsewhere; needs no model."""
+    from harness.compare import Terms, compare_files
+
+    low, high = _bounds(bounds)
+    _require(0 < margin < high - low, f"--margin {margin:g} must lie between 0 and the width of the bounds, {high - low:g}")
+    _require(0 < alpha < 0.5, f"--alpha {alpha:g} must lie between 0 and 0.5")
+    _require(0 <= max_failures < 1, f"--max-failures {max_failures:g} must lie in [0, 1)")
+    terms = Terms(
+        margin, alpha, estimand.value, sequential, seed, (low, high), max_failures, metric or (), lower_is_better or ()
+    )
+    result = compare_files(baseline, candidate, terms)
+    for note in result.notes:
+        typer.echo(f"note: {note}", err=True)
+    return _conclude(result.verdict, as_json)
+
+
+@app.command()
+def plan(
+    samples: Annotated[int, typer.Option("--samples", "-n", help="Samples in the set, N.")],
+    margin: Annotated[float, typer.Option(help="Largest tolerated drop, in score points.")],
+    flip_rate: Annotated[float, typer.Option(help="Share of samples whose score changes between two models.")] = 0.1,
+    alpha: Annotated[float, typer.Option(help="Error level of each direction.")] = 0.05,
+    estimand: Annotated[EstimandOption, typer.Option(help="These samples, or the stream they came from.")] = (
+        EstimandOption.frozen
+    ),
+    cluster_size: Annotated[int, typer.Option(help="Samples that stand and fall together.")] = 1,
+    guards: Annotated[int, typer.Option(help="Required guards in the gate.")] = 1,
+    true_difference: Annotated[float, typer.Option(help="Difference for which to answer, in score points.")] = 0.0,
+    runs: Annotated[int, typer.Option(help="Simulated runs behind every figure.")] = 400,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Before spending a GPU hour: what can this set show, how soon, and how often would it block an equal model?"""
+    import numpy as np
+
+    from harness.statistics import power
+
+    _require(samples >= 1, "--samples must be at least 1")
+    _require(0 < margin < 1, "--margin must lie between 0 and 1")
+    _require(0 <= flip_rate <= 1, "--flip-rate must lie in [0, 1]")
+    _require(abs(true_difference) <= flip_rate or true_difference == 0, "--true-difference cannot exceed --flip-rate")
+    answer = power.plan(
+        samples,
+        flip_rate,
+        margin,
+        alpha,
+        estimand=estimand.value,
+        cluster_size=cluster_size,
+        guards=guards,
+        true_difference=true_difference,
+        runs=runs,
+        rng=np.random.default_rng(seed),
+    )
+    return _print_plan(answer, as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder that receives adapters and runs.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Train a careless and a careful adapter on a small model and watch the gate tell them apart."""
+    from harness.demo.story import tell
+
+    with _watching() as observer:
+        ending = tell(out, seed, observer)
+    return _print_demo(ending, as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    as_json: Json = False,
+) -> int:
+    """Decide a stored run again from its evidence and write its reports anew; needs no model."""
+    from harness.document import read_run, write_reports
+
+    document = read_run(run)
+    written = write_reports(run, document)
+    return _conclude(document.verdict, as_json, run=run, report=written[0])
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON schema of gate.yaml, for editors."""
+    from harness.config import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+# ---------------------------------------------------------------- printing and plumbing
+
+
+def _quiet_libraries() -> None:
+    """Settings that libraries read when they are imported; what the user has set stays."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+
+
+@contextmanager
+def _watching() -> Iterator[Observer]:
+    from harness.console import watch
+
+    with watch() as observer:
+        yield observer
+
+
+def _conclude(verdict: Verdict, as_json: bool, *, run: Path | None = None, report: Path | None = None) -> int:
+    """Print a verdict; its exit code."""
+    from harness.records import EXIT_CODES
+
+    if as_json:
+        place = {} if run is None else {"run": str(run)}
+        _print_json(verdict.as_json() | place)
+    else:
+        from harness.console import print_verdict
+
+        print_verdict(verdict, report=report)
+    return EXIT_CODES[verdict.verdict]
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _fail(error: HarnessError, *, as_json: bool) -> int:
+    if as_json:
+        _print_json({"error": {"kind": type(error).__name__, "message": str(error)}, "exit_code": error.exit_code})
+    from harness.console import print_error
+
+    print_error(error)
+    return error.exit_code
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--bounds {text!r}: expected LO,HI, for example 0,100") from None
+    _require(low < high, f"--bounds {text}: the lower bound must be below the upper one")
+    return low, high
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+def _is_click(error: Exception) -> bool:
+    """Whether the command line itself was wrong; typer brings its own copy of click or uses the installed one."""
+    return any(kind.__name__ in ("ClickException", "Abort", "Exit") for kind in type(error).__mro__)
+
+
+def _click_message(error: Exception) -> str:
+    return str(getattr(error, "format_message", lambda: str(error))())

@@ -1,0 +1,92 @@
+"""From a stored run to what its reports are made of: decide again, and pick the samples worth reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import plugins, policy, runs
+from harness.records import Check, Comparison, Guard, Output, Verdict
+from harness.report import Document, Item, change_of
+
+REPORTS = ("html", "markdown", "junit")
+
+
+def read_run(path: Path) -> Document:
+    """The document of a run directory; the verdict is decided anew from the stored evidence, not copied.
+
+    Raises:
+        StorageError: a file of the run is missing or damaged.
+    """
+    manifest = runs.read_json(path / runs.MANIFEST)
+    stored = runs.read_json(path / runs.VERDICT)
+    guards = [Guard(**guard) for guard in manifest["guards"]]
+    checks = [Check(**check) for check in stored["checks"]]
+    verdict = policy.decide(runs.read_evidence(path / runs.EVIDENCE), guards, checks)
+    return make_document(verdict, manifest, runs.read_entries(path))
+
+
+def make_document(verdict: Verdict, manifest: Mapping[str, Any], entries: Sequence[runs.Entry]) -> Document:
+    """What the reports show: the samples whose score changed or failed, worst guard's suite first."""
+    whole = [c for c in verdict.comparisons if c.slice is None]
+    by_suite: dict[str, list[Comparison]] = {}
+    for comparison in whole:
+        by_suite.setdefault(comparison.suite, []).append(comparison)
+    items = [item for entry in entries for item in _items(entry, by_suite.get(entry.suite, []))]
+    rank = {(c.suite, c.metric): (_URGENCY[c.outcome], i) for i, c in enumerate(whole)}
+    items.sort(key=lambda item: (rank[item.suite, item.metric], _CHANGES.index(item.change)))
+    title = f"{manifest['candidate']['name']} against {manifest['baseline']['name']}"
+    return Document(verdict, manifest, items, title)
+
+
+def write_reports(path: Path, document: Document) -> list[Path]:
+    """Write every report into the run directory; their paths, the page first."""
+    written = []
+    for name in REPORTS:
+        module = plugins.load("report", name)
+        target = path / module.FILENAME
+        runs.write_text(target, module.build(module.Options()).render(document))
+        written.append(target)
+    return written
+
+
+_URGENCY = {"regressed": 0, "undecided": 1, "pass": 2}
+_CHANGES = ("lost", "failed", "won", "changed")
+
+
+def _items(entry: runs.Entry, comparisons: Sequence[Comparison]) -> Iterator[Item]:
+    for comparison in comparisons:
+        baseline, candidate = entry.scores[comparison.metric]
+        change = change_of(baseline, candidate, higher_is_better=comparison.higher_is_better)
+        if change == "changed":
+            continue
+        yield Item(
+            suite=entry.suite,
+            metric=comparison.metric,
+            sample_id=entry.sample_id,
+            tags=entry.tags,
+            prompt=entry.prompt,
+            target=entry.target,
+            baseline_output=_readable(entry.baseline),
+            candidate_output=_readable(entry.candidate),
+            baseline_score=baseline,
+            candidate_score=candidate,
+            change=change,
+        )
+
+
+def _readable(outputs: Sequence[Output]) -> str:
+    """Generated text as it is; log-likelihoods as a numbered list with the best one marked."""
+    scored = [o.logprob for o in outputs if o.logprob is not None]
+    best = max(scored, default=None)
+    lines = []
+    for number, output in enumerate(outputs, start=1):
+        if output.failure is not None:
+            lines.append(f"(no answer: {output.failure})")
+        elif output.text is not None:
+            lines.append(output.text)
+        elif output.logprob is not None:
+            mark = "  ← picked" if output.logprob == best and len(scored) > 1 else ""
+            lines.append(f"choice {number}: log p = {output.logprob:.3f}{mark}")
+    return "\n".join(lines)

@@ -1,0 +1,252 @@
+"""The only wiring: gate.yaml → suites and subjects → evidence → verdict → run directory and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import __version__, document, plugins, policy, preflight, runs
+from harness.cache import OutputCache
+from harness.config import GuardSection, LoadedConfig, SubjectSection, slug
+from harness.errors import AdapterError, ConfigError, DataError, nearest
+from harness.execution.local import Evaluation, Schedule, SuiteState, open_state
+from harness.progress import Observer
+from harness.records import Check, Evidence, Guard, Verdict, content_hash
+from harness.subjects import Subject, SubjectContext
+from harness.suites import Suite, SuiteContext
+
+Arm = Literal["baseline", "candidate"]
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """A finished gate: the verdict, and the directory that holds everything it rests on."""
+
+    verdict: Verdict
+    path: Path
+    reports: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a configuration asks for, checked, before any model is loaded."""
+
+    loaded: LoadedConfig
+    states: tuple[SuiteState, ...]
+    guards: tuple[Guard, ...]
+    root: Path
+
+    @property
+    def schedule(self) -> Schedule:
+        """The policy's chunks."""
+        settings = self.loaded.gate.policy
+        return Schedule(settings.first_chunk, settings.growth, settings.sequential)
+
+
+def run_gate(loaded: LoadedConfig, observer: Observer, *, out: Path | None = None) -> GateResult:
+    """Gate the candidate of a configuration; a run of the same configuration and inputs is resumed.
+
+    Raises:
+        UsageError: the configuration names something that does not exist or does not fit.
+        InfrastructureError: a model cannot be loaded, a disk is full …; repeating the command resumes the run.
+    """
+    observer.stage("reading suites")
+    plan = make_plan(loaded, out)
+    with ExitStack() as stack:
+        observer.stage("loading the baseline")
+        context = SubjectContext(loaded.folder)
+        baseline = stack.enter_context(closing(build_subject(loaded, "baseline", context)))
+        observer.stage("loading the candidate")
+        try:
+            candidate = stack.enter_context(closing(build_subject(loaded, "candidate", context)))
+        except AdapterError as error:
+            return _hold_unasked(plan, baseline, error)
+        manifest = _manifest(plan, baseline.describe(), candidate.describe())
+        run = stack.enter_context(closing(runs.RunDirectory(plan.root, slug(candidate.name), manifest)))
+        if run.entries:
+            observer.note(f"resuming {run.path}: {len(run.entries)} samples are finished")
+        cache = stack.enter_context(OutputCache(loaded.folder / loaded.gate.cache / "outputs.sqlite"))
+        evaluation = Evaluation(baseline, candidate, plan.states, plan.guards, run, cache, plan.schedule, observer)
+        verdict = _evaluate(evaluation, loaded.gate.policy.noise_probe)
+        observer.stage("writing reports")
+        return _store(run, manifest, evaluation.evidence(), verdict)
+
+
+def make_plan(loaded: LoadedConfig, out: Path | None = None) -> Plan:
+    """Suites with their committed orders, and guards; loads no model."""
+    suites = [build_suite(loaded, index) for index in range(len(loaded.gate.suites))]
+    names = [suite.name for suite in suites]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ConfigError(f"{loaded.where('suites', index)}: a second suite named {name!r}; give it a `name`")
+    states = tuple(open_state(suite, _seed_material(loaded, suite)) for suite in suites)
+    guards = tuple(g for index, suite in enumerate(suites) for g in suite_guards(loaded, index, suite))
+    return Plan(loaded, states, guards, out or loaded.folder / loaded.gate.out)
+
+
+def build_suite(loaded: LoadedConfig, index: int) -> Suite:
+    """The suite of one section, by its plugin."""
+    section = loaded.gate.suites[index]
+    where = loaded.where("suites", index)
+    context = SuiteContext(
+        folder=loaded.folder,
+        training_files=tuple(loaded.folder / name for name in loaded.gate.training_data),
+        allow=frozenset(loaded.gate.allow),
+    )
+    options = plugins.options("suites", section.kind, section.options, where=where)
+    try:
+        suite: Suite = plugins.load("suites", section.kind).build(options, context)
+    except ImportError as error:
+        raise ConfigError(f"{where}: {plugins.missing_extra(f'suite kind {section.kind!r}', error)}") from error
+    if section.name:
+        suite.name = section.name
+    if section.estimand:
+        suite.estimand = section.estimand
+    if not suite.samples():
+        raise DataError(f"{where}: suite {suite.name!r} has no sample")
+    return suite
+
+
+def suite_guards(loaded: LoadedConfig, index: int, suite: Suite) -> list[Guard]:
+    """The guards of one section: those it names, or one a metric; then its slices, advisory unless critical."""
+    section = loaded.gate.suites[index]
+    asked = section.guards or tuple(GuardSection(metric=metric) for metric in suite.metrics)
+    tags = sorted({tag for sample in suite.samples() for tag in sample.tags})
+    guards = []
+    for number, guard in enumerate(asked):
+        where = loaded.where("suites", index, "guards", number)
+        if guard.metric not in suite.metrics:
+            raise ConfigError(f"{where}: {suite.name} has no metric {guard.metric!r}: {nearest(guard.metric, suite.metrics)}")
+        for tag in guard.critical_slices:
+            if tag not in tags:
+                raise ConfigError(f"{where}: {suite.name} has no slice {tag!r}: {nearest(tag, tags)}")
+        whole = _guard(loaded, guard, suite)
+        if whole.margin >= suite.metrics[guard.metric].span:
+            raise ConfigError(f"{where}: margin {whole.margin:g} tolerates any drop on this metric's scale")
+        guards.append(whole)
+        guards += [replace(whole, slice=tag) for tag in guard.critical_slices]
+        if section.slices:
+            others = [tag for tag in tags if tag not in guard.critical_slices]
+            guards += [replace(whole, slice=tag, required=False) for tag in others]
+    return guards
+
+
+def _guard(loaded: LoadedConfig, section: GuardSection, suite: Suite) -> Guard:
+    settings = loaded.gate.policy
+    return Guard(
+        suite=suite.name,
+        metric=section.metric,
+        margin=settings.margin if section.margin is None else section.margin,
+        must_improve=section.must_improve,
+        alpha=settings.alpha if section.alpha is None else section.alpha,
+        estimand=suite.estimand,
+        required=section.required,
+        max_failures=settings.max_failures if section.max_failures is None else section.max_failures,
+    )
+
+
+def build_subject(loaded: LoadedConfig, arm: Arm, context: SubjectContext) -> Subject:
+    """One arm's subject, by its plugin."""
+    section: SubjectSection = getattr(loaded.gate, arm)
+    options = plugins.options("subjects", section.kind, section.options, where=loaded.where(arm))
+    try:
+        subject: Subject = plugins.load("subjects", section.kind).build(options, context)
+    except ImportError as error:
+        what = f"subject kind {section.kind!r}"
+        raise ConfigError(f"{loaded.where(arm)}: {plugins.missing_extra(what, error)}") from error
+    subject.name = section.name or subject.name
+    return subject
+
+
+def with_candidate(loaded: LoadedConfig, candidate: Path) -> LoadedConfig:
+    """The configuration with another candidate: an adapter on the baseline's model, or a full checkpoint.
+
+    Raises:
+        ConfigError: the folder is neither.
+    """
+    candidate = candidate.resolve()
+    old = loaded.gate.candidate
+    kept = {key: value for key, value in old.options.items() if key not in ("adapter", "model")}
+    base = loaded.gate.baseline.options.get("model")
+    if (candidate / "adapter_config.json").is_file():
+        chosen = {"model": old.options.get("model", base), "adapter": str(candidate)}
+    elif (candidate / "config.json").is_file():
+        chosen = {"model": str(candidate)}
+    else:
+        raise ConfigError(f"{candidate}: neither an adapter (adapter_config.json) nor a model (config.json) is there")
+    section = SubjectSection(kind=old.kind, name=candidate.name, **kept, **chosen)
+    return replace(loaded, gate=loaded.gate.model_copy(update={"candidate": section}))
+
+
+def _evaluate(evaluation: Evaluation, noise_probe: int) -> Verdict:
+    evaluation.observer.stage("pre-flight")
+    checks = preflight.run(evaluation, noise_probe)
+    if all(check.passed for check in checks):
+        evaluation.observer.stage("evaluating")
+        evaluation.finish()
+    return policy.decide(evaluation.evidence(), evaluation.guards, checks)
+
+
+def _hold_unasked(plan: Plan, baseline: Subject, error: AdapterError) -> GateResult:
+    """The candidate was refused before it was loaded: HOLD, with the refusal as the failed check."""
+    name = plan.loaded.gate.candidate.name or str(plan.loaded.gate.candidate.options.get("adapter", "candidate"))
+    refusal = Check("adapter-accepted", False, str(error))
+    manifest = _manifest(plan, baseline.describe(), {"name": Path(name).name, "refused": str(error)})
+    evidence = [state.evidence(metric) for state in plan.states for metric in _metrics(plan.guards, state)]
+    with closing(runs.RunDirectory(plan.root, slug(Path(name).name), manifest)) as run:
+        return _store(run, manifest, evidence, policy.decide(evidence, plan.guards, [refusal]))
+
+
+def _metrics(guards: Sequence[Guard], state: SuiteState) -> list[str]:
+    return list(dict.fromkeys(g.metric for g in guards if g.suite == state.suite.name))
+
+
+def _store(
+    run: runs.RunDirectory, manifest: dict[str, Any], evidence: Sequence[Evidence], verdict: Verdict
+) -> GateResult:
+    """Write evidence, verdict and reports; the verdict comes last but the reports, so it is never without evidence."""
+    runs.write_evidence(run.path / runs.EVIDENCE, evidence)
+    runs.write_json(run.path / runs.VERDICT, verdict.as_json())
+    reports = document.write_reports(run.path, document.make_document(verdict, manifest, run.entries))
+    return GateResult(verdict, run.path, tuple(reports))
+
+
+def _seed_material(loaded: LoadedConfig, suite: Suite) -> bytes:
+    """What fixes the order of a suite's samples: its own frozen content and the policy, nothing seen later."""
+    settings = loaded.gate.policy.model_dump(mode="json")
+    return content_hash({"suite": suite.digest(), "name": suite.name, "policy": settings}).encode()
+
+
+def _manifest(plan: Plan, baseline: dict[str, Any], candidate: dict[str, Any]) -> dict[str, Any]:
+    """What was compared. It holds no clock and no run's own path: the same inputs give the same manifest."""
+    return {
+        "harness": __version__,
+        "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
+        "baseline": baseline,
+        "candidate": candidate,
+        "suites": {
+            state.suite.name: {
+                "digest": state.suite.digest(),
+                "samples": len(state.samples),
+                "estimand": state.suite.estimand,
+                "order": content_hash([sample.id for sample in state.samples]),
+            }
+            for state in plan.states
+        },
+        "guards": [asdict(guard) for guard in plan.guards],
+        "policy": plan.loaded.gate.policy.model_dump(mode="json"),
+    }
+
+
+_LIBRARIES = ("torch", "transformers", "peft", "lm_eval", "datasets", "evaluate", "sacrebleu", "numpy", "scipy")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
