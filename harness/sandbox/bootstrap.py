@@ -33,7 +33,7 @@ def run(source: bytes, name: str = "<code>") -> None:
     """Execute `source` as a fresh `__main__`, as a script would be."""
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    exec(compile(source, name, "exec"), module.__dict__)
+    exec(compile(source, name, "exec"), module.__dict__)  # noqa: S102 - the reason why this package exists
 
 
 def beyond_this_file(trace: types.TracebackType | None) -> types.TracebackType | None:

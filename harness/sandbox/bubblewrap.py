@@ -17,6 +17,7 @@ NAMESPACES = (
     "--security-opt seccomp=unconfined --security-opt apparmor=unconfined)"
 )
 _HOME = "/python"
+_TMP = "/tmp"  # noqa: S108 - of the sandbox, not of the host
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 
 
@@ -30,13 +31,13 @@ def command(seccomp_fd: int, tmp_bytes: int) -> list[str]:
         executable(),
         "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL",
         "--hostname", "sandbox", "--die-with-parent", "--new-session", "--seccomp", str(seccomp_fd),
-        "--clearenv", "--setenv", "PATH", f"{_HOME}/bin", "--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8",
+        "--clearenv", "--setenv", "PATH", f"{_HOME}/bin", "--setenv", "HOME", _TMP, "--setenv", "LANG", "C.UTF-8",
         "--setenv", "LD_LIBRARY_PATH", f"{_HOME}/lib",
         # Both sides of a pair must see the same order of a set.
         "--setenv", "PYTHONHASHSEED", "0",
         *_mounts(),
         "--dev-bind", "/dev/null", "/dev/null", "--ro-bind", "/dev/urandom", "/dev/urandom",
-        "--size", str(tmp_bytes), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp",
+        "--size", str(tmp_bytes), "--tmpfs", _TMP, "--remount-ro", "/", "--chdir", _TMP,
         f"{_HOME}/bin/python", "-s", "-S", "-B", "-P",
     ]  # fmt: skip
 
