@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from harness.records import Score, Verdict
+from harness.records import Comparison, Score, Verdict
 
 Change = Literal["lost", "won", "failed", "changed"]
 
@@ -31,6 +31,11 @@ class Item:
     baseline_score: Score
     candidate_score: Score
     change: Change
+
+    def belongs_to(self, comparison: Comparison) -> bool:
+        """Whether the sample is part of what `comparison` looked at: its suite, its metric, its slice."""
+        same = (self.suite, self.metric) == (comparison.suite, comparison.metric)
+        return same and (comparison.slice is None or comparison.slice in self.tags)
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ def _lost(document: Document, size: _Size) -> str:
 
 
 def _lost_of(comparison: Comparison, items: Sequence[Item], size: _Size) -> str:
-    lost = [item for item in items if item.change == "lost" and _belongs(item, comparison)]
+    lost = [item for item in items if item.change == "lost" and item.belongs_to(comparison)]
     shown = lost[: size.items]
     if not lost:
         return ""
@@ -168,11 +168,6 @@ def _lost_of(comparison: Comparison, items: Sequence[Item], size: _Size) -> str:
         return f"{len(lost):,} lost samples of {_name(comparison.label)} are in the HTML report."
     summary = f"<summary>Lost samples of {_html(comparison.label)}: {len(shown)} of {len(lost):,} shown</summary>"
     return "\n\n".join(["<details>\n" + summary, *(_item(item, size.chars) for item in shown), "</details>"])
-
-
-def _belongs(item: Item, comparison: Comparison) -> bool:
-    same = (item.suite, item.metric) == (comparison.suite, comparison.metric)
-    return same and (comparison.slice is None or comparison.slice in item.tags)
 
 
 def _item(item: Item, chars: int) -> str:
