@@ -155,7 +155,7 @@ def observe(table: Table, tag: str | None) -> Observed:
     gain = sign * (table.candidate[asked] - table.baseline[asked])
     complete = ~np.isnan(gain)
     draws = Draws(
-        sums=np.bincount(place, weights=np.where(complete, gain, 0.0), minlength=len(drawn)),
+        sums=np.bincount(place, weights=np.where(complete, gain, 0.0), minlength=len(drawn)).astype(np.float64),
         scored=np.bincount(place, weights=complete, minlength=len(drawn)).astype(np.int64),
         sizes=table.sizes[drawn],
     )

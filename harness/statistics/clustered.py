@@ -1,0 +1,33 @@
+"""Intervals when samples come in groups that stand or fall together."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.statistics.paired import Interval, t_interval
+
+
+def clustered_interval(
+    differences: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64], *, confidence: float
+) -> Interval:
+    """Interval for the mean with cluster-robust standard error.
+
+    SE² = G/(G−1) · Σ_c (Σ_{i∈c} (d_i − d̄))² / n² over G clusters (Miller 2024, arXiv 2411.00640, equation 4, with the
+    finite-cluster factor G/(G−1)), and Student's t with G − 1 degrees of freedom.
+
+    Args:
+        differences: (n,) paired differences.
+        clusters: (n,) integer label of each sample's cluster; at least two clusters.
+        confidence: two-sided level, e.g. 0.95.
+    """
+    _, place = np.unique(clusters, return_inverse=True)
+    groups, n = int(place.max(initial=-1)) + 1, len(differences)
+    if groups < 2:
+        raise ValueError(f"a clustered interval needs at least two clusters, not {groups}")
+    mean = float(np.mean(differences))
+    sums = np.bincount(place, weights=differences - mean)
+    error = math.sqrt(groups / (groups - 1) * float(np.sum(sums**2))) / n
+    return t_interval(mean, error, groups - 1, confidence)

@@ -1,0 +1,193 @@
+"""What a set can show before it is asked: by simulating the very test that will decide."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.records import Estimand
+from harness.statistics.betting import log_wealth
+
+Floats = npt.NDArray[np.float64]
+
+_POWER = 0.8
+_BATCH = 2_000_000  # draws simulated at a time, to bound memory
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Answers for one guard. Rates and shares lie in [0, 1]; drops are in score points.
+
+    The three rates and the shares are for the true difference that was asked about. `aa_block_rate` is the chance
+    that a candidate equal to the baseline is blocked, `detectable_drop` the drop that is blocked in 80 % of runs
+    (None: no drop that this flip rate allows is). `error` is the Monte-Carlo standard error of a rate of one half.
+    """
+
+    n: int
+    margin: float
+    pass_rate: float
+    block_rate: float
+    undecided_rate: float
+    mean_share: float
+    share_90: float
+    aa_block_rate: float
+    detectable_drop: float | None
+    fewest_samples: int
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A guard to simulate: N samples in clusters of equal size, of which a share `flip_rate` changes its score."""
+
+    n: int
+    flip_rate: float
+    margin: float
+    alpha: float
+    block_alpha: float
+    estimand: Estimand
+    cluster_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """(R,) per run: passed, regressed (both false: undecided), and the share of samples used."""
+
+    passed: npt.NDArray[np.bool_]
+    regressed: npt.NDArray[np.bool_]
+    share: Floats
+
+
+def plan(
+    n: int,
+    flip_rate: float,
+    margin: float,
+    alpha: float = 0.05,
+    *,
+    estimand: Estimand,
+    cluster_size: int = 1,
+    guards: int = 1,
+    true_difference: float = 0.0,
+    runs: int = 400,
+    rng: np.random.Generator,
+) -> Plan:
+    """Simulate one of `guards` required guards on a metric of 0 and 1.
+
+    Raises:
+        ValueError: the true difference is larger than the flip rate allows.
+    """
+    setting = Setting(n, flip_rate, margin, alpha, alpha / guards, estimand, cluster_size)
+    asked = simulate(setting, true_difference, runs, rng)
+    equal = asked if true_difference == 0 else simulate(setting, 0.0, runs, rng)
+    return Plan(
+        n=n,
+        margin=margin,
+        pass_rate=float(asked.passed.mean()),
+        block_rate=float(asked.regressed.mean()),
+        undecided_rate=float((~asked.passed & ~asked.regressed).mean()),
+        mean_share=float(asked.share.mean()),
+        share_90=float(np.quantile(asked.share, 0.9)),
+        aa_block_rate=float(equal.regressed.mean()),
+        detectable_drop=_detectable_drop(setting, max(100, runs // 4), rng),
+        fewest_samples=fewest_samples(n, margin, alpha, estimand),
+        error=0.5 / math.sqrt(runs),
+    )
+
+
+def smallest_detectable_drop(differences: Floats, *, alpha: float) -> float:
+    """Drop that n paired differences of this spread would show with 80 % power at a one-sided level α, score points.
+
+    (z_{1−α} + z_{0.8})·s/√n (Miller 2024, arXiv 2411.00640, section 5): the scale of what the set can resolve at full
+    size, whichever test is used; `differences` is (n,) with n ≥ 2.
+    """
+    from scipy.special import ndtri
+
+    spread = float(np.std(differences, ddof=1))
+    return float(ndtri(1 - alpha) + ndtri(_POWER)) * spread / math.sqrt(len(differences))
+
+
+def fewest_samples(n: int, margin: float, alpha: float, estimand: Estimand) -> int:
+    """Samples after which the set can pass at the earliest: when no score at all changes."""
+    ones = np.ones(n)
+    total = float(n) if estimand == "frozen" else None
+    path = log_wealth(np.zeros(n), ones, ones, -margin, gap=margin, total=total, cap=1.0)
+    crossed = path >= -math.log(alpha)
+    return int(np.argmax(crossed)) + 1 if crossed.any() else n
+
+
+def simulate(setting: Setting, true_difference: float, runs: int, rng: np.random.Generator) -> Outcomes:
+    """Run the sequential test on `runs` random sets; frozen ones hold exactly the difference that is asked for."""
+    if abs(true_difference) > setting.flip_rate + 1e-12:
+        raise ValueError(f"a difference of {true_difference:g} needs more flips than {setting.flip_rate:g}")
+    size = max(1, _BATCH // setting.n)
+    parts = [_simulate_some(setting, true_difference, min(size, runs - i), rng) for i in range(0, runs, size)]
+    return Outcomes(
+        np.concatenate([p.passed for p in parts]),
+        np.concatenate([p.regressed for p in parts]),
+        np.concatenate([p.share for p in parts]),
+    )
+
+
+def draw_sets(setting: Setting, true_difference: float, runs: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """(sums, sizes), each (runs, T): differences of T clusters in random order.
+
+    All members of a cluster change together, the worst case. A frozen set has the same lost and won in every run, to
+    the nearest cluster, never better than asked; a population draws each cluster anew.
+    """
+    clusters = max(1, setting.n // setting.cluster_size)
+    lost, won = (setting.flip_rate - true_difference) / 2, (setting.flip_rate + true_difference) / 2
+    if setting.estimand == "population":
+        u = rng.random((runs, clusters))
+        signs = np.where(u < lost, -1.0, np.where(u < lost + won, 1.0, 0.0))
+    else:
+        down, up = math.ceil(lost * clusters - 1e-9), math.floor(won * clusters + 1e-9)
+        row = np.concatenate([-np.ones(down), np.ones(up), np.zeros(clusters - down - up)])
+        signs = rng.permuted(np.tile(row, (runs, 1)), axis=1)
+    return signs * setting.cluster_size, np.full((runs, clusters), float(setting.cluster_size))
+
+
+def _simulate_some(setting: Setting, true_difference: float, runs: int, rng: np.random.Generator) -> Outcomes:
+    sums, sizes = draw_sets(setting, true_difference, runs, rng)
+    frozen = setting.estimand == "frozen"
+    total = float(sizes[0].sum()) if frozen else None
+    cap, gap, clusters = float(setting.cluster_size), abs(setting.margin), sums.shape[1]
+    up = log_wealth(sums, sizes, sizes, -setting.margin, gap=gap, total=total, cap=cap)
+    down = log_wealth(-sums, sizes, sizes, setting.margin, gap=gap, total=total, cap=cap)
+    passed_at = _first(up, setting.alpha)
+    regressed_at = _first(down, setting.block_alpha)
+    used = np.minimum(np.minimum(passed_at, regressed_at) + 1, clusters)
+    passed, regressed = passed_at < regressed_at, regressed_at <= np.minimum(passed_at, clusters - 1)
+    if frozen:
+        above = sums.sum(axis=1) / sizes.sum(axis=1) > -setting.margin + 1e-12
+        full = used == clusters
+        passed, regressed = np.where(full, above, passed), np.where(full, ~above, regressed)
+    return Outcomes(passed, regressed, used / clusters)
+
+
+def _first(path: Floats, level: float) -> npt.NDArray[np.int64]:
+    """(R,) index of the first crossing; T where there is none."""
+    crossed = path >= -math.log(level)
+    return np.where(crossed.any(axis=1), crossed.argmax(axis=1), path.shape[1]).astype(np.int64)
+
+
+def _detectable_drop(setting: Setting, runs: int, rng: np.random.Generator) -> float | None:
+    """Bisection over the true drop; the same random numbers for every drop make the search monotone."""
+    seed = int(rng.integers(2**32))
+
+    def blocked(drop: float) -> float:
+        flips = max(setting.flip_rate, drop)  # a drop needs at least as many flips
+        there = Setting(
+            setting.n, flips, setting.margin, setting.alpha, setting.block_alpha, setting.estimand, setting.cluster_size
+        )
+        return float(simulate(there, -drop, runs, np.random.default_rng(seed)).regressed.mean())
+
+    low, high = max(setting.margin, 0.0), 1.0
+    if blocked(high) < _POWER:
+        return None
+    for _ in range(9):
+        middle = (low + high) / 2
+        low, high = (low, middle) if blocked(middle) >= _POWER else (middle, high)
+    return high
