@@ -36,7 +36,7 @@ def make_tokenizer(folder: Path, *, bos: bool) -> None:
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
-        special_tokens=["<s>", "</s>", "<pad>"],
+        special_tokens=["<s>", "</s>", "<pad>", "<|endoftext|>"],  # Qwen2's class adds the last one if it is absent
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -8,6 +8,7 @@ lets a finished row run on until its whole batch is done.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -139,9 +140,20 @@ class PlainEngine:
 
     def _generations(self, prompts: Sequence[Prompt]) -> Iterator[Answers]:
         ordered = sorted(prompts, key=lambda p: (-len(p.ids), p.index))
-        yield from in_batches(
-            ordered,
-            self._size,
-            lambda batch: decode_batch(self._model, batch),
-            lambda prompt: [(prompt.index, Output(failure=OUT_OF_MEMORY))],
-        )
+        for group in self._paddable(ordered):
+            yield from in_batches(
+                group,
+                self._size,
+                lambda batch: decode_batch(self._model, batch),
+                lambda prompt: [(prompt.index, Output(failure=OUT_OF_MEMORY))],
+            )
+
+    def _paddable(self, ordered: Sequence[Prompt]) -> list[Sequence[Prompt]]:
+        """The prompts in groups that may be padded to one length.
+
+        PEFT puts virtual tokens before the padding and then drops the position ids that would step over it, so with
+        a prompt-learning adapter an answer would depend on how much padding its row got: only equal lengths mix.
+        """
+        if not self._model.virtual_tokens:
+            return [ordered]
+        return [list(group) for _, group in itertools.groupby(ordered, key=lambda p: len(p.ids))]
