@@ -19,9 +19,14 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: _picture(found.group()), unified)
 
 
+def plain(text: str) -> str:
+    """`text` without terminal escape sequences and control characters; lines stay lines."""
+    return _CONTROL.sub("", _ANSI.sub("", text.replace("\r\n", "\n")))
+
+
 def stripped(text: str) -> str:
-    """`text` on one line without terminal escape sequences and control characters."""
-    return " ".join(_CONTROL.sub("", _ANSI.sub("", text)).split())
+    """`text` as `plain` leaves it, on one line."""
+    return " ".join(plain(text).split())
 
 
 def one_line(text: str, limit: int) -> str:
