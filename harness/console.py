@@ -28,7 +28,8 @@ from harness.report import _words as words
 from harness.report._text import plain, stripped
 
 QUIET_SECONDS = 5.0  # the shortest time between two progress lines in a log
-_LOG_WIDTH = 140  # a log has no width; rich would take 80 and fold every table
+_LOG_WIDTH = 160  # a log has no width; rich would take 80 and fold every table
+_FULL_WIDTH = 140  # a narrower terminal gets the columns that decide
 
 _STYLE = {"pass": "green", "regressed": "bold red", "undecided": "yellow"}
 _VERDICT: dict[Decision, tuple[str, str]] = {
@@ -199,8 +200,6 @@ def print_verdict(verdict: Verdict, *, report: Path | None = None, stream: TextI
     console.print(Text.assemble((f"{icon} {verdict.verdict.upper()}", style), f"  {words.HEADLINE[verdict.verdict]}"))
     for reason in verdict.reasons:
         console.print(_bullet("•", reason))
-    for check in words.failed_checks(verdict):
-        console.print(_bullet("✗", f"pre-flight {check.name}: {check.detail}"))
     console.print()
     _print_guards(console, verdict)
     if report is not None:
@@ -228,31 +227,51 @@ def print_table(
 def _print_guards(console: Console, verdict: Verdict) -> None:
     shown = [*words.required(verdict), *words.advisory(verdict)]
     if shown:
-        columns = ("guard", "baseline", "candidate", "difference", "margin", "lost/won", "samples", "outcome")
-        table = _table("", columns, right=(1, 2, 5, 6))
+        full = console.width >= _FULL_WIDTH
+        columns = {"guard": "left", **_NUMBERS, "outcome": "left"} if full else _NARROW
+        table = _table("", list(columns), right=[i for i, side in enumerate(columns.values()) if side == "right"])
         for comparison in shown:
-            table.add_row(*_row(comparison))
+            cells = _row(comparison)
+            table.add_row(*(cells[column] for column in columns))
         console.print(table)
     slices = words.slices(verdict)
     if slices:
         console.print(Text(f"{len(slices)} advisory slices: {words.tally(slices)}", style="dim"))
 
 
-def _row(comparison: Comparison) -> list[Text]:
-    outcome = f"{words.MARK[comparison.outcome]} {words.outcome_word(comparison).lower()}"
+_NUMBERS = {
+    "baseline": "right",
+    "candidate": "right",
+    "difference": "left",
+    "margin": "left",
+    "lost/won": "right",
+    "samples": "right",
+}
+_NARROW = {"guard": "left", "difference": "left", "margin": "left", "samples": "right", "outcome": "left"}
+
+
+def _row(comparison: Comparison) -> dict[str, Text]:
     style = _STYLE[comparison.outcome] if comparison.required else "dim"
+    numbers = {
+        "baseline": words.mean(comparison.baseline_mean, comparison),
+        "candidate": words.mean(comparison.candidate_mean, comparison),
+        "difference": f"{words.difference(comparison)} {words.interval(comparison)}".strip(),
+        "margin": words.margin(comparison),
+        "lost/won": f"{comparison.lost:,}/{comparison.won:,}",
+        "samples": words.used(comparison),
+    }
+    return {
+        "guard": Text(stripped(comparison.label), overflow="fold"),
+        **{name: Text(value, no_wrap=True) for name, value in numbers.items()},
+        "outcome": Text(_outcome(comparison), style=style, no_wrap=True),
+    }
+
+
+def _outcome(comparison: Comparison) -> str:
     remarks = [] if comparison.required else ["advisory"]
     remarks += ["fragile"] if comparison.fragile else []
-    return [
-        Text(stripped(comparison.label), overflow="fold"),
-        Text(words.mean(comparison.baseline_mean, comparison)),
-        Text(words.mean(comparison.candidate_mean, comparison)),
-        Text(f"{words.difference(comparison)} {words.interval(comparison)}".strip()),
-        Text(words.margin(comparison)),
-        Text(f"{comparison.lost:,}/{comparison.won:,}"),
-        Text(words.used(comparison)),
-        Text(outcome + (f" ({', '.join(remarks)})" if remarks else ""), style=style),
-    ]
+    word = f"{words.MARK[comparison.outcome]} {words.outcome_word(comparison).lower()}"
+    return f"{word} ({', '.join(remarks)})" if remarks else word
 
 
 # ---------------------------------------------------------------- rich
