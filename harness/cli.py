@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.errors import ConfigError, HarnessError, Interrupted, UsageError
+from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from harness.progress import Observer
     from harness.records import Verdict
+    from harness.statistics.power import Plan
 
 app = typer.Typer(
     name="harness",
@@ -54,13 +56,16 @@ def main(arguments: list[str] | None = None) -> None:
     except HarnessError as error:
         code = _fail(error, as_json="--json" in given)
     except KeyboardInterrupt:
-        code = _fail(Interrupted("interrupted; repeat the command to go on where it stopped"), as_json="--json" in given)
+        stopped = Interrupted("interrupted; repeat the command to go on where it stopped")
+        code = _fail(stopped, as_json="--json" in given)
     except OSError as error:
-        code = _fail(HarnessError(f"{error.filename or 'system'}: {error.strerror or error}"), as_json="--json" in given)
+        failure = InfrastructureError(f"{error.filename or 'system'}: {error.strerror or error}")
+        code = _fail(failure, as_json="--json" in given)
     except Exception as error:
         if not _is_click(error):
             raise
-        code = _fail(UsageError(_click_message(error)), as_json="--json" in given)
+        message = _click_message(error)  # empty where the help was printed instead
+        code = _fail(UsageError(message), as_json="--json" in given) if message else UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -85,8 +90,8 @@ def gate(
 
 @app.command()
 def compare(
-    baseline: Annotated[Path, typer.Argument(help="Scores of the baseline: CSV, JSONL, Parquet, lm-eval or Inspect log.")],
-    candidate: Annotated[Path, typer.Argument(help="Scores of the candidate, of the same samples.")],
+    baseline: Annotated[Path, typer.Argument(help="Baseline scores: CSV, JSONL, Parquet, lm-eval or Inspect log.")],
+    candidate: Annotated[Path, typer.Argument(help="Candidate scores, of the same samples.")],
     margin: Annotated[float, typer.Option(help="Largest tolerated drop, in score points.")],
     alpha: Annotated[float, typer.Option(help="Error level of each direction.")] = 0.05,
     estimand: Annotated[EstimandOption, typer.Option(help="These samples, or the stream they came from.")] = (
@@ -104,7 +109,8 @@ def compare(
     from harness.compare import Terms, compare_files
 
     low, high = _bounds(bounds)
-    _require(0 < margin < high - low, f"--margin {margin:g} must lie between 0 and the width of the bounds, {high - low:g}")
+    width = high - low
+    _require(0 < margin < width, f"--margin {margin:g} must lie between 0 and the width of the bounds, {width:g}")
     _require(0 < alpha < 0.5, f"--alpha {alpha:g} must lie between 0 and 0.5")
     _require(0 <= max_failures < 1, f"--max-failures {max_failures:g} must lie in [0, 1)")
     terms = Terms(
@@ -166,8 +172,18 @@ def demo(
     from harness.demo.story import tell
 
     with _watching() as observer:
-        ending = tell(out, seed, observer)
-    return _print_demo(ending, as_json)
+        story = tell(out, seed, observer)
+    if as_json:
+        _print_json(story.as_json())
+    else:
+        from harness.console import print_table, print_verdict
+
+        for chapter in story.chapters:
+            typer.echo(f"\n{chapter.title}")
+            print_verdict(chapter.result.verdict, report=chapter.result.reports[0])
+        columns = ("adapter", "verdict", "expected", "new skill", "worst old skill", "training", "gate")
+        print_table("What happened", columns, [chapter.row() for chapter in story.chapters])
+    return 0 if story.held else HoldError.exit_code
 
 
 @app.command()
@@ -181,6 +197,53 @@ def report(
     document = read_run(run)
     written = write_reports(run, document)
     return _conclude(document.verdict, as_json, run=run, report=written[0])
+
+
+@golden.command("freeze")
+def golden_freeze(
+    name: Annotated[str, typer.Argument(help="The set, name@version; the version is a folder under it.")],
+    root: Root = None,
+    as_json: Json = False,
+) -> int:
+    """Check a set completely and write the hashes of its files into LOCK.yaml."""
+    from harness.assets import find
+    from harness.goldens import names, store
+
+    folder = find("goldensets", root)
+    plain, version = names.split(name)
+    _require(version is not None, f"{name}: say which version to freeze, for example {plain}@1")
+    frozen = store.freeze(folder, plain, version or "")
+    return _say(as_json, {"frozen": name, "samples": frozen.samples}, f"{name} is frozen: {frozen.samples} samples")
+
+
+@golden.command("verify")
+def golden_verify(
+    sets: Annotated[list[str] | None, typer.Argument(help="Sets to verify; all by default.")] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> int:
+    """Hold every frozen file against its hash; a file that was changed, added or removed is named."""
+    from harness.assets import find
+    from harness.goldens import lock
+
+    checked = lock.verify(find("goldensets", root), sets or None)
+    return _say(as_json, {"verified": checked}, f"{len(checked)} golden sets are as they were frozen")
+
+
+@golden.command("new-version")
+def golden_new_version(
+    name: Annotated[str, typer.Argument(help="The set, name or name@version to start from.")],
+    root: Root = None,
+    as_json: Json = False,
+) -> int:
+    """Copy a set to its next version, where it can be edited and frozen anew."""
+    from harness.assets import find
+    from harness.goldens import names, store
+
+    plain, version = names.split(name)
+    path = store.new_version(find("goldensets", root), plain, version)
+    hint = f"edit {path}, then: harness golden freeze {plain}@{path.name}"
+    return _say(as_json, {"created": str(path)}, hint)
 
 
 @app.command()
@@ -233,6 +296,37 @@ def _conclude(verdict: Verdict, as_json: bool, *, run: Path | None = None, repor
 
         print_verdict(verdict, report=report)
     return EXIT_CODES[verdict.verdict]
+
+
+def _say(as_json: bool, document: Any, sentence: str) -> int:
+    """Print the outcome of a small verb; it succeeded."""
+    if as_json:
+        _print_json(document)
+    else:
+        typer.echo(sentence)
+    return 0
+
+
+def _print_plan(answer: Plan, as_json: bool) -> int:
+    if as_json:
+        _print_json(asdict(answer))
+        return 0
+    from harness.console import print_table
+
+    drop = "none of this flip rate" if answer.detectable_drop is None else f"{answer.detectable_drop:.3f}"
+    rows = [
+        ("earliest possible verdict", f"{answer.fewest_samples:,} samples (if no score changes at all)"),
+        ("samples until a verdict, mean", f"{answer.mean_share * answer.n:,.0f} ({answer.mean_share:.0%})"),
+        ("samples until a verdict, 9 runs of 10", f"{answer.share_90 * answer.n:,.0f} ({answer.share_90:.0%})"),
+        ("promotes", f"{answer.pass_rate:.1%} of runs"),
+        ("blocks", f"{answer.block_rate:.1%} of runs"),
+        ("undecided at the end", f"{answer.undecided_rate:.1%} of runs"),
+        ("blocks a candidate equal to its baseline", f"{answer.aa_block_rate:.1%} of runs"),
+        ("smallest drop that is blocked in 80 % of runs", drop),
+        ("error of the rates above (Monte Carlo)", f"± {answer.error:.1%} at most"),
+    ]
+    print_table(f"{answer.n:,} samples, margin {answer.margin:g}", ("question", "answer"), rows)
+    return 0
 
 
 def _print_json(document: Any) -> None:

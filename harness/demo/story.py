@@ -1,0 +1,136 @@
+"""The story that `harness demo` tells: the same new skill learned twice, once carelessly and once with care.
+
+Nothing here knows the ending. Both adapters are trained for real, written as any user's would be, and gated through
+the same gate.yaml that a user would write; it stands in the output folder afterwards, to be read and run again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.config import load_gate
+from harness.demo.skills import NEW_SKILL, OLD_SKILLS
+from harness.demo.training import DATA_NAME, MODEL, Style, train_adapter
+from harness.gate import GateResult, run_gate
+from harness.progress import Observer
+
+TASK = Path(__file__).parent / "tasks" / "demo_opposites.yaml"
+EXPECTED: dict[Style, str] = {"careless": "block", "careful": "promote"}
+MARGIN = 0.05
+MUST_IMPROVE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """One adapter: how long it took to train and to gate (seconds), and what the gate said."""
+
+    style: Style
+    result: GateResult
+    training_seconds: float
+    gate_seconds: float
+
+    @property
+    def title(self) -> str:
+        """Headline of the chapter."""
+        return f"The {self.style} adapter"
+
+    @property
+    def held(self) -> bool:
+        """Whether the gate saw through it."""
+        return self.result.verdict.verdict == EXPECTED[self.style]
+
+    def row(self) -> tuple[str, ...]:
+        """One line of the closing table."""
+        whole = [c for c in self.result.verdict.comparisons if c.required and c.difference is not None]
+        new = next((c for c in whole if c.must_improve is not None), None)
+        worst = min((c for c in whole if c.must_improve is None), key=lambda c: c.difference or 0.0, default=None)
+        return (
+            self.style,
+            self.result.verdict.verdict.upper(),
+            EXPECTED[self.style].upper(),
+            "–" if new is None else f"{new.baseline_mean:.0%} → {new.candidate_mean:.0%}",
+            "–" if worst is None else f"{worst.suite} {worst.baseline_mean:.0%} → {worst.candidate_mean:.0%}",
+            f"{self.training_seconds:.0f} s",
+            f"{self.gate_seconds:.0f} s",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Both chapters, in the order told."""
+
+    chapters: tuple[Chapter, ...]
+
+    @property
+    def held(self) -> bool:
+        """Whether the careless adapter was blocked and the careful one promoted."""
+        return all(chapter.held for chapter in self.chapters)
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `harness demo --json` prints."""
+        return {
+            "held": self.held,
+            "chapters": [
+                {
+                    "style": c.style,
+                    "expected": EXPECTED[c.style],
+                    "run": str(c.result.path),
+                    "training_seconds": round(c.training_seconds, 1),
+                    "gate_seconds": round(c.gate_seconds, 1),
+                    **c.result.verdict.as_json(),
+                }
+                for c in self.chapters
+            ],
+        }
+
+
+def tell(out: Path, seed: int, observer: Observer, styles: Sequence[Style] = ("careless", "careful")) -> Story:
+    """Train and gate one adapter a style under `out`; what is there from an earlier telling is trained anew."""
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    return Story(tuple(_chapter(style, out, seed, observer) for style in styles))
+
+
+def gate_file(out: Path, style: Style, seed: int) -> Path:
+    """Write the gate.yaml of one chapter, with paths as a user would have them."""
+    adapter = f"{style}-{seed}"
+    suites: list[dict[str, Any]] = [
+        {"kind": "golden", "set": f"demo-{skill}", "guards": [{"metric": "exact_match", "margin": MARGIN}]}
+        for skill in OLD_SKILLS
+    ]
+    suites += [
+        {"kind": "golden", "set": f"demo-{NEW_SKILL}", "guards": [{"metric": "exact_match", "must_improve": MUST_IMPROVE}]},
+        {
+            "kind": "capability",
+            "task": str(TASK),
+            "guards": [{"metric": "acc", "margin": MARGIN}],
+        },
+    ]
+    document = {
+        "baseline": {"name": "base", "model": str(MODEL)},
+        "candidate": {"name": style, "model": str(MODEL), "adapter": adapter},
+        "suites": suites,
+        "training_data": [f"{adapter}/{DATA_NAME}"],
+        "out": "runs",
+        "cache": "cache",
+    }
+    path = out / f"gate-{style}.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _chapter(style: Style, out: Path, seed: int, observer: Observer) -> Chapter:
+    def tell_step(step: int, steps: int, loss: float) -> None:
+        observer.stage(f"training the {style} adapter: step {step} of {steps}, loss {loss:.3f}")
+
+    observer.stage(f"training the {style} adapter")
+    training = train_adapter(style, out / f"{style}-{seed}", seed=seed, on_step=tell_step)
+    began = time.monotonic()
+    result = run_gate(load_gate(gate_file(out, style, seed)), observer)
+    return Chapter(style, result, training.seconds, time.monotonic() - began)
