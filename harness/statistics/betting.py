@@ -32,10 +32,18 @@ _BOLDEST = 0.95  # share of the wealth that one draw may at most cost
 _PRIOR_VARIANCE = 0.08  # of D: 8 % of the samples flip; only the first dozens of bets feel it
 _PRIOR_VARIANCE_DRAWS = 6.0
 _PRIOR_MEAN_DRAWS = 12.0
-_ROUNDING = 1e-9  # slack for sums of up to millions of floats before "impossible" is believed
+_SMALLEST_GAP, _LARGEST_GAP = 0.005, 0.25
+_ROUNDING = 1e-9  # of N: above the worst rounding, 1.1e-16 · N², of a sum of N < 9 million floats of size ≤ 1
 
 
-def log_wealth(sums: Floats, scored: Floats, sizes: Floats, m: float, *, gap: float, total: float | None, cap: float) -> Floats:
+def guessed_gap(margin: float) -> float:
+    """How far above the null −δ the bets expect the mean to lie: δ itself, within reason. Units of the span."""
+    return min(max(abs(margin), _SMALLEST_GAP), _LARGEST_GAP)
+
+
+def log_wealth(
+    sums: Floats, scored: Floats, sizes: Floats, m: float, *, gap: float, total: float | None, cap: float
+) -> Floats:
     """Log K_t after each draw, shape (…, T) like its inputs, against the null that the mean of D is at most `m`.
 
     Half of the wealth bets as Kelly would on a mean of m + `gap` (for a margin: on "nothing changed"), half on the
@@ -53,19 +61,19 @@ def log_wealth(sums: Floats, scored: Floats, sizes: Floats, m: float, *, gap: fl
     """
     gains = sums - m * scored
     if total is None:
-        y, eta = gains / cap, np.zeros_like(gains)
+        y, eta, doubt = gains / cap, np.zeros_like(gains), np.full_like(gains, _ROUNDING)
     else:
         left = total - _before(sizes)
-        y, eta = gains / sizes, -_before(gains) / left
+        y, eta, doubt = gains / sizes, -_before(gains) / left, _ROUNDING * total / left
     room = eta + (1.0 + m)  # from the least value that Y can take up to its expectation
-    safe = np.where(room > _ROUNDING, _BOLDEST / np.maximum(room, _ROUNDING), 0.0)
+    safe = np.where(room > doubt, _BOLDEST / np.maximum(room, doubt), 0.0)
     draws = np.arange(y.shape[-1], dtype=float)
     seen = _before(y)
     variance = _running_variance(y, seen, draws)
     expected = (seen + _PRIOR_MEAN_DRAWS * gap) / (draws + _PRIOR_MEAN_DRAWS)
     halves = [_log_growth(y - eta, level - eta, variance, safe) for level in (gap, expected)]
     wealth = np.logaddexp(*halves) - math.log(2.0)
-    impossible = np.maximum.accumulate(room < -_ROUNDING, axis=-1)
+    impossible = np.maximum.accumulate(room < -doubt, axis=-1)
     return np.where(impossible, np.inf, wealth)
 
 

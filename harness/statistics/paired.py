@@ -57,7 +57,7 @@ def flips(baseline: Floats, candidate: Floats) -> Flips:
 
 
 def mcnemar_exact(lost: int, won: int) -> float:
-    """Two-sided exact McNemar p-value: the binomial test that a flip goes either way (McNemar 1947); 1 without flips."""
+    """Two-sided exact McNemar p-value: a flip goes either way with equal chance (McNemar 1947); 1 without flips."""
     from scipy.special import bdtr
 
     flipped = lost + won
@@ -65,11 +65,12 @@ def mcnemar_exact(lost: int, won: int) -> float:
 
 
 def chance_centred_forgetting(lost: int, won: int, n: int, chance: float) -> float:
-    """Share of samples known before and not after, with guessing taken out; at least 0.
+    """Share of samples whose answer is no longer known, net of those newly known, guessing taken out; at least 0.
 
     A model that knows nothing and guesses twice loses chance·(1−chance) of the samples by luck. When the guessing
-    part of both answers is independent, luck adds as much to the lost as to the won, so what the lost exceed the won
-    by is forgetting; dividing by 1 − chance puts it on the scale of knowledge (after arXiv 2510.17776).
+    part of both answers is independent, luck adds as much to the lost as to the won and cancels in their difference;
+    a known answer shows with probability 1 and an unknown one with probability `chance`, so dividing by 1 − chance
+    gives (forgotten − learnt) on the scale of knowledge (after arXiv 2510.17776).
 
     Args:
         lost: pairs 1→0.

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.records import Estimand
-from harness.statistics.betting import log_wealth
+from harness.statistics.betting import guessed_gap, log_wealth
 
 Floats = npt.NDArray[np.float64]
 
 _POWER = 0.8
-_BATCH = 2_000_000  # draws simulated at a time, to bound memory
+_BATCH = 150_000  # draws simulated at a time: few enough for the arrays to stay near the processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,8 @@ def fewest_samples(n: int, margin: float, alpha: float, estimand: Estimand) -> i
     """Samples after which the set can pass at the earliest: when no score at all changes."""
     ones = np.ones(n)
     total = float(n) if estimand == "frozen" else None
-    path = log_wealth(np.zeros(n), ones, ones, -margin, gap=margin, total=total, cap=1.0)
-    crossed = path >= -math.log(alpha)
-    return int(np.argmax(crossed)) + 1 if crossed.any() else n
+    path = log_wealth(np.zeros(n), ones, ones, -margin, gap=guessed_gap(margin), total=total, cap=1.0)
+    return min(int(_first(path[None], alpha)[0]) + 1, n)
 
 
 def simulate(setting: Setting, true_difference: float, runs: int, rng: np.random.Generator) -> Outcomes:
@@ -153,7 +152,7 @@ def _simulate_some(setting: Setting, true_difference: float, runs: int, rng: np.
     sums, sizes = draw_sets(setting, true_difference, runs, rng)
     frozen = setting.estimand == "frozen"
     total = float(sizes[0].sum()) if frozen else None
-    cap, gap, clusters = float(setting.cluster_size), abs(setting.margin), sums.shape[1]
+    cap, gap, clusters = float(setting.cluster_size), guessed_gap(setting.margin), sums.shape[1]
     up = log_wealth(sums, sizes, sizes, -setting.margin, gap=gap, total=total, cap=cap)
     down = log_wealth(-sums, sizes, sizes, setting.margin, gap=gap, total=total, cap=cap)
     passed_at = _first(up, setting.alpha)
@@ -170,7 +169,8 @@ def _simulate_some(setting: Setting, true_difference: float, runs: int, rng: np.
 def _first(path: Floats, level: float) -> npt.NDArray[np.int64]:
     """(R,) index of the first crossing; T where there is none."""
     crossed = path >= -math.log(level)
-    return np.where(crossed.any(axis=1), crossed.argmax(axis=1), path.shape[1]).astype(np.int64)
+    first: npt.NDArray[np.int64] = np.where(crossed.any(axis=1), crossed.argmax(axis=1), path.shape[1])
+    return first
 
 
 def _detectable_drop(setting: Setting, runs: int, rng: np.random.Generator) -> float | None:

@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.records import Estimand, Outcome
-from harness.statistics.betting import log_wealth
+from harness.statistics.betting import guessed_gap, log_wealth
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _BISECTIONS = 22  # the width of the scale over 2²² is far below what a report shows
-_SMALLEST_GAP, _LARGEST_GAP = 0.005, 0.25  # in units of the span: what the bets may expect of a margin
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +75,18 @@ def sequential_test(
             exactly −δ (to 1e-12 of the span) has regressed; a population guard is left as the bets have it.
 
     Raises:
-        ValueError: a difference is larger than the span, or a level is not in (0, 1).
+        ValueError: a difference is larger than the span or not a number, the draws exceed the design, or a level is
+            not in (0, 1).
     """
     _validate(draws, design, (alpha, block_alpha))
+    if not draws.scored.any():
+        return SequentialResult("undecided", None, 0.0, 0.0, (-design.span, design.span))
     rising = running_log_e(draws, design, side=1)
     falling = running_log_e(draws, design, side=-1)
     first = [_first(rising, alpha), _first(falling, block_alpha)]
     outcome, decided_at = _earlier(*first)
     log_e = (_last(rising), _last(falling))
-    if complete and design.estimand == "frozen" and draws.scored.sum():
+    if complete and design.estimand == "frozen":
         mean = math.fsum(draws.sums) / float(draws.scored.sum())
         above = mean > -design.margin + 1e-12 * design.span
         return SequentialResult("pass" if above else "regressed", decided_at, *log_e, (mean, mean))
@@ -94,13 +96,12 @@ def sequential_test(
 def running_log_e(draws: Draws, design: Design, *, side: int, m: float | None = None) -> Floats:
     """(T,) running maximum of log K. `side` 1 doubts "mean D ≤ m", −1 doubts "mean D ≥ m"; m is −δ when None."""
     null = (-design.margin if m is None else m) / design.span
-    gap = min(max(abs(design.margin) / design.span, _SMALLEST_GAP), _LARGEST_GAP)
     path = log_wealth(
         side * draws.sums / design.span,
         draws.scored.astype(float),
         draws.sizes.astype(float),
         side * null,
-        gap=gap,
+        gap=guessed_gap(design.margin / design.span),
         total=float(design.total) if design.estimand == "frozen" else None,
         cap=float(design.cluster_cap),
     )
@@ -110,8 +111,13 @@ def running_log_e(draws: Draws, design: Design, *, side: int, m: float | None = 
 def _validate(draws: Draws, design: Design, levels: tuple[float, float]) -> None:
     if not all(0.0 < level < 1.0 for level in levels):
         raise ValueError(f"levels {levels} must lie in (0, 1)")
-    if np.any(np.abs(draws.sums) > design.span * draws.scored * (1 + 1e-9)) or np.any(draws.scored > draws.sizes):
+    # Written so that NaN, which compares false, is refused too.
+    if not np.all(np.abs(draws.sums) <= design.span * draws.scored * (1 + 1e-9)) or np.any(draws.scored > draws.sizes):
         raise ValueError("a difference exceeds the span of its metric, or more pairs are scored than were asked")
+    if design.estimand == "frozen" and draws.sizes.sum() > design.total:
+        raise ValueError(f"more samples were drawn than the {design.total} of the frozen set")
+    if design.estimand == "population" and draws.sizes.max(initial=0) > design.cluster_cap:
+        raise ValueError(f"a cluster is larger than the cap of {design.cluster_cap}")
 
 
 def _first(path: Floats, level: float) -> int | None:
@@ -134,16 +140,13 @@ def _last(path: Floats) -> float:
 
 def _interval(draws: Draws, design: Design, alpha: float, outcome: Outcome) -> tuple[float, float]:
     span = design.span
-    if not draws.scored.sum():
-        return -span, span
     mean = math.fsum(draws.sums) / float(draws.scored.sum())
     threshold = -math.log(alpha)
     # A bound that the outcome has already settled is where the search starts, so that the two never contradict.
-    low = -design.margin if outcome == "pass" and -design.margin < mean else -span
-    return (
-        _bound(draws, design, 1, low, max(mean, low), threshold),
-        _bound(draws, design, -1, span, mean, threshold),
-    )
+    settled = -design.margin
+    low = settled if outcome == "pass" and settled < mean else -span
+    high = settled if outcome == "regressed" and settled > mean else span
+    return _bound(draws, design, 1, low, mean, threshold), _bound(draws, design, -1, high, mean, threshold)
 
 
 def _bound(draws: Draws, design: Design, side: int, outer: float, inner: float, threshold: float) -> float:
