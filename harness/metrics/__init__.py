@@ -2,6 +2,10 @@
 
 A metric plugin's `build(options)` returns a `Metric`. `SCORES` of the module says what the metric reads: "text" for
 the generated text, "choices" for the log-likelihoods of the sample's choices in their order.
+
+Two more constants are there for the metrics that need them. `RUNS_CODE = True`: scoring runs, in the sandbox, what the
+model wrote; it must be allowed by name, and suites score its samples in parallel. `LOADS_CODE = True`: building the
+metric imports code from outside the package; only the user's own gate.yaml may name it, a golden set's card may not.
 """
 
 from __future__ import annotations
