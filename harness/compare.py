@@ -61,7 +61,8 @@ def _common_keys(before: ScoreTable, after: ScoreTable, terms: Terms) -> list[tu
     for here, there in ((before, after), (after, before)):
         for suite, metric in here.rows:
             if (suite, metric) not in there.rows and _wanted(metric, terms):
-                raise DataError(f"{here.path}: {suite}/{metric} is not in {there.path}; choose what both have with --metric")
+                missing = f"{suite}/{metric} is not in {there.path}"
+                raise DataError(f"{here.path}: {missing}; choose what both have with --metric")
     keys = [key for key in before.rows if _wanted(key[1], terms)]
     if not keys:
         known = ", ".join(sorted({metric for _, metric in before.rows}))
@@ -77,7 +78,8 @@ def _pair(key: tuple[str, str], before: ScoreTable, after: ScoreTable, terms: Te
     suite, name = key
     left, right = before.rows[key], after.rows[key]
     if not left.keys() & right.keys():
-        raise DataError(f"{suite}/{name}: no sample id is both in {before.path} and in {after.path}; nothing can be paired")
+        files = f"{before.path} and in {after.path}"
+        raise DataError(f"{suite}/{name}: no sample id is both in {files}; nothing can be paired")
     metric = MetricSpec(name, name not in terms.lower_is_better, terms.bounds)
     for row in (*left.values(), *right.values()):
         _check_bounds(row, metric)
@@ -95,15 +97,16 @@ def _check_bounds(row: Row, metric: MetricSpec) -> None:
     low, high = metric.bounds
     value = row.score.value
     if value is not None and not low <= value <= high:
-        raise DataError(f"{row.where}score {value:g} is outside the bounds {low:g},{high:g}; state them with --bounds LO,HI")
+        outside = f"score {value:g} is outside the bounds {low:g},{high:g}"
+        raise DataError(f"{row.where}{outside}; state them with --bounds LO,HI")
 
 
 def _pair_rows(identifier: str, left: Row | None, right: Row | None) -> PairedScore:
     if left and right:
         if left.digest and right.digest and left.digest != right.digest:
-            raise DataError(f"{right.where}sample {identifier!r} is another document than at {left.where.rstrip(': ')}")
+            raise DataError(f"{right.where}sample {identifier!r} is another document than at {left.place}")
         if left.cluster != right.cluster:
-            raise DataError(f"{right.where}cluster {right.cluster!r}, but {left.cluster!r} at {left.where.rstrip(': ')}")
+            raise DataError(f"{right.where}cluster {right.cluster!r}, but {left.cluster!r} at {left.place}")
     known = left or right
     assert known is not None  # noqa: S101 - an identifier comes from one side or the other
     slices = tuple(dict.fromkeys([*(left.slices if left else ()), *(right.slices if right else ())]))

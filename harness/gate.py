@@ -120,7 +120,8 @@ def suite_guards(loaded: LoadedConfig, index: int, suite: Suite) -> list[Guard]:
     for number, guard in enumerate(asked):
         where = loaded.where("suites", index, "guards", number)
         if guard.metric not in suite.metrics:
-            raise ConfigError(f"{where}: {suite.name} has no metric {guard.metric!r}: {nearest(guard.metric, suite.metrics)}")
+            near = nearest(guard.metric, suite.metrics)
+            raise ConfigError(f"{where}: {suite.name} has no metric {guard.metric!r}: {near}")
         for tag in guard.critical_slices:
             if tag not in tags:
                 raise ConfigError(f"{where}: {suite.name} has no slice {tag!r}: {nearest(tag, tags)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from harness.execution.local import Evaluation, SuiteState
 from harness.records import AnsweredPair, Check, Guard, Output, ScorePair
@@ -58,7 +59,7 @@ def _judge_noise(name: str, scores: Sequence[ScorePair], guard: Guard, state: Su
     return Check(
         name,
         False,
-        f"{detail}, which exceeds the margin {tolerated:g}. Evaluate in float32, turn sampling off, or widen the margin.",
+        f"{detail}, which exceeds the margin {tolerated:g}; use float32, turn sampling off, or widen the margin",
     )
 
 
@@ -68,17 +69,17 @@ def run(evaluation: Evaluation, noise_probe: int) -> list[Check]:
     What needs a subject is found out once: a resumed run takes it from the journal.
     """
     checks = [check for state in evaluation.states for check in state.suite.checks()]
-    checks += _remembered(evaluation, "subjects", lambda: _compare_subjects(evaluation))
+    checks += _remembered(evaluation, "subjects", lambda: list(evaluation.candidate.checks(evaluation.baseline)))
     for state in evaluation.states:
         if all(check.passed for check in checks):
-            name = f"noise-floor {state.suite.name}"
-            checks += _remembered(evaluation, name, lambda state=state: [noise_floor(evaluation, state, noise_probe)])
+            checks += _remembered(
+                evaluation, f"noise-floor {state.suite.name}", partial(_noise, evaluation, state, noise_probe)
+            )
     return checks
 
 
-def _compare_subjects(evaluation: Evaluation) -> list[Check]:
-    baseline, candidate = evaluation.baseline, evaluation.candidate
-    return [*candidate.checks(baseline), adapter_active(baseline, candidate), same_chat(baseline, candidate)]
+def _noise(evaluation: Evaluation, state: SuiteState, count: int) -> list[Check]:
+    return [noise_floor(evaluation, state, count)]
 
 
 def _remembered(evaluation: Evaluation, name: str, find_out: Callable[[], list[Check]]) -> list[Check]:

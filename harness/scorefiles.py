@@ -36,6 +36,11 @@ class Row:
     slices: tuple[str, ...] = ()
     digest: str = ""
 
+    @property
+    def place(self) -> str:
+        """`where` inside a sentence."""
+        return self.where.rstrip(": ")
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreTable:
@@ -49,8 +54,8 @@ class ScoreTable:
         """Add one row; a second score for the same sample is refused with both places."""
         table = self.rows.setdefault((suite, metric), {})
         if row.sample_id in table:
-            first = table[row.sample_id].where
-            raise DataError(f"{row.where}sample_id {row.sample_id!r} is given twice for {suite}/{metric}; first at {first}")
+            twice = f"sample_id {row.sample_id!r} is given twice for {suite}/{metric}"
+            raise DataError(f"{row.where}{twice}; first at {table[row.sample_id].place}")
         table[row.sample_id] = row
 
 
@@ -210,8 +215,10 @@ def _read_inspect_zip(path: Path, table: ScoreTable) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            header = _parse(path, _member(path, archive, "header.json" if "header.json" in names else "_journal/start.json"))
-            samples = [_parse(path, _member(path, archive, n)) for n in names if re.fullmatch(r"samples/[^/]+\.json", n)]
+            start = "header.json" if "header.json" in names else "_journal/start.json"  # the latter while it runs
+            header = _parse(path, _member(path, archive, start))
+            members = [name for name in names if re.fullmatch(r"samples/[^/]+\.json", name)]
+            samples = [_parse(path, _member(path, archive, name)) for name in members]
     except (zipfile.BadZipFile, KeyError) as error:
         raise DataError(f"{at(path)}not an Inspect log: {error}") from error
     _add_inspect_log(path, {**header, "samples": samples}, table)

@@ -1,0 +1,188 @@
+"""The gate from gate.yaml to the run directory, with recorded answers in place of a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.config import load_gate
+from harness.document import read_run
+from harness.errors import ConfigError, LockError
+from harness.gate import GateResult, run_gate
+from harness.goldens import store
+from harness.progress import Silent
+
+N = 120
+
+
+def project(folder: Path, *, lost: Iterable[int] = (), n: int = N, silent: Iterable[int] = (), **policy: Any) -> Path:
+    """A golden set of n sums, a baseline that knows all, a candidate that has lost some and is silent on others."""
+    lost, silent = set(lost), set(silent)
+    golden = folder / "goldensets" / "sums" / "1"
+    golden.mkdir(parents=True)
+    rows = [{"id": f"s{i:03}", "prompt": f"{i} + {i} =", "target": str(2 * i), "tags": [_parity(i)]} for i in range(n)]
+    (golden / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    card = {
+        "name": "sums", "version": "1", "description": "sums", "licence": "Apache-2.0", "source": "made here",
+        "metrics": ["exact_match"], "generation": {"max_tokens": 8, "until": ["\n"]},
+        "tags": {"even": "an even number", "odd": "an odd number"},
+    }  # fmt: skip
+    (golden / "card.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
+    store.freeze(folder / "goldensets", "sums", "1")
+    for arm, wrong, absent in (("before", set(), set()), ("after", lost, silent)):
+        answers = [{"prompt": f"{i} + {i} =", "text": "?" if i in wrong else str(2 * i)} for i in range(n) if i not in absent]
+        (folder / f"{arm}.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers), encoding="utf-8")
+    document = {
+        "baseline": {"kind": "scripted", "answers": "before.jsonl", "log": "asked-baseline.log"},
+        "candidate": {"kind": "scripted", "answers": "after.jsonl", "log": "asked-candidate.log"},
+        "suites": [{"kind": "golden", "set": "sums@1", "guards": [{"metric": "exact_match", "margin": 0.05}]}],
+        "policy": {"noise_probe": 0, "first_chunk": 16, **policy},
+    }
+    path = folder / "gate.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
+def _parity(i: int) -> str:
+    return "odd" if i % 2 else "even"
+
+
+def run(path: Path) -> GateResult:
+    return run_gate(load_gate(path), Silent())
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    edit(document)
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
+def test_an_equal_candidate_is_promoted_early_with_every_file_written(tmp_path: Path) -> None:
+    result = run(project(tmp_path))
+    assert result.verdict.verdict == "promote"
+    assert result.verdict.comparisons[0].n_used < N
+    names = {"manifest.json", "journal.jsonl", "evidence.parquet", "verdict.json", "report.html", "report.md", "junit.xml"}
+    assert names <= {p.name for p in result.path.iterdir()}
+
+
+def test_a_forgetful_candidate_is_blocked_and_the_lost_samples_are_shown(tmp_path: Path) -> None:
+    result = run(project(tmp_path, lost=range(0, N, 3), sequential=False))
+    assert result.verdict.verdict == "block"
+    assert result.verdict.comparisons[0].lost == N // 3
+    page = (result.path / "report.html").read_text(encoding="utf-8")
+    assert "sums" in page
+    assert "27 + 27 =" in page
+
+
+def test_slices_are_advisory_unless_critical(tmp_path: Path) -> None:
+    few = [i for i in range(N) if i % 2][:4]  # 4 of 120 in all, 4 of the 60 odd ones
+    path = project(tmp_path, lost=few, sequential=False)
+    assert run(path).verdict.verdict == "promote"
+    change(path, lambda d: d["suites"][0]["guards"][0].update(critical_slices=["odd"]))
+    verdict = run(path).verdict
+    assert verdict.verdict == "block"
+    assert any("[odd] regressed" in reason for reason in verdict.reasons)
+
+
+def test_a_silent_candidate_holds_and_is_never_a_zero(tmp_path: Path) -> None:
+    verdict = run(project(tmp_path, silent=range(10))).verdict
+    assert verdict.verdict == "hold"
+    comparison = verdict.comparisons[0]
+    assert comparison.difference == 0.0
+    assert "pairs failed" in verdict.reasons[0]
+
+
+def test_the_same_command_asks_nothing_twice(tmp_path: Path) -> None:
+    path = project(tmp_path)
+    first = run(path)
+    asked = (tmp_path / "asked-baseline.log").read_text(encoding="utf-8")
+    before = (first.path / "verdict.json").read_bytes()
+    second = run(path)
+    assert second.path == first.path
+    assert (second.path / "verdict.json").read_bytes() == before
+    assert (tmp_path / "asked-baseline.log").read_text(encoding="utf-8") == asked
+
+
+def test_the_baseline_is_asked_once_for_two_candidates(tmp_path: Path) -> None:
+    path = project(tmp_path, sequential=False)
+    run(path)
+    asked = (tmp_path / "asked-baseline.log").read_text(encoding="utf-8")
+    (tmp_path / "other.jsonl").write_text((tmp_path / "before.jsonl").read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    (tmp_path / "other.jsonl").write_text(
+        (tmp_path / "before.jsonl").read_text(encoding="utf-8").replace('"10"', '"11"'), encoding="utf-8"
+    )
+    change(path, lambda d: d["candidate"].update(answers="other.jsonl"))
+    assert run(path).verdict.verdict == "promote"
+    assert (tmp_path / "asked-baseline.log").read_text(encoding="utf-8") == asked
+
+
+def test_a_stored_run_is_decided_again_from_its_evidence(tmp_path: Path) -> None:
+    result = run(project(tmp_path, lost=range(20)))
+    document = read_run(result.path)
+    assert document.verdict == result.verdict
+    assert len(document.items) == result.verdict.comparisons[0].lost
+
+
+def test_stopping_early_is_what_the_policy_asked_for(tmp_path: Path) -> None:
+    used = []
+    for name, sequential in (("a", True), ("b", False)):
+        (tmp_path / name).mkdir()
+        used.append(run(project(tmp_path / name, sequential=sequential)).verdict.comparisons[0].n_used)
+    assert used[0] < used[1] == N
+
+
+def test_noise_in_the_baseline_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.subjects import scripted
+
+    path = project(tmp_path, noise_probe=24)
+    honest = scripted.ScriptedSubject.answer
+    rounds = {"count": 0}
+
+    def moody(self: Any, requests: Any) -> Any:
+        rounds["count"] += 1
+        for batch in honest(self, requests):
+            yield [(i, replace(o, text="?") if rounds["count"] == 2 else o) for i, o in batch]
+
+    monkeypatch.setattr(scripted.ScriptedSubject, "answer", moody)
+    verdict = run(path).verdict
+    assert verdict.verdict == "hold"
+    assert "noise-floor" in verdict.reasons[0]
+    assert verdict.comparisons[0].n_used == 0
+
+
+def test_a_changed_golden_byte_is_refused_by_name(tmp_path: Path) -> None:
+    path = project(tmp_path)
+    samples = tmp_path / "goldensets" / "sums" / "1" / "samples.jsonl"
+    samples.write_bytes(samples.read_bytes().replace(b'"8"', b'"9"'))
+    with pytest.raises(LockError, match=r"samples\.jsonl") as caught:
+        run(path)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda d: d["suites"][0].update(kind="goldn"), "did you mean 'golden'?"),
+        (lambda d: d["suites"][0].update(sett="sums@1"), "did you mean 'set'?"),
+        (lambda d: d["suites"][0]["guards"][0].update(metric="exact_mach"), "did you mean 'exact_match'?"),
+        (lambda d: d["suites"][0]["guards"][0].update(critical_slices=["evn"]), "did you mean 'even'?"),
+        (lambda d: d["suites"][0]["guards"][0].update(margin=1.0), "tolerates any drop"),
+        (lambda d: d["candidate"].update(answer="x"), "did you mean 'answers'?"),
+        (lambda d: d["suites"].append(dict(d["suites"][0])), "a second suite named"),
+    ],
+)
+def test_each_mistake_is_named_with_its_line(tmp_path: Path, edit: Callable[[dict[str, Any]], None], says: str) -> None:
+    path = change(project(tmp_path), edit)
+    with pytest.raises(ConfigError) as caught:
+        run(path)
+    assert says in str(caught.value)
+    assert "gate.yaml:" in str(caught.value)
+
+
