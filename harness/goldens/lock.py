@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from harness.config import read_yaml
-from harness.errors import ConfigError, DataError, LockError, StorageError, at, nearest
+from harness.errors import ConfigError, DataError, HarnessError, LockError, StorageError, at, nearest
 from harness.goldens import names
 
 LOCK_NAME = "LOCK.yaml"
@@ -101,7 +101,7 @@ def problems(root: Path, references: Iterable[str] | None = None) -> list[str]:
 
     Raises:
         LockError: a named set is not locked, or there is no readable lock.
-        ConfigError: a name could not be one.
+        DataError, ConfigError: there is no such set, or its name could not be one.
     """
     entries = read_lock(root)
     chosen = _choose(root, entries, references)
@@ -126,10 +126,11 @@ def latest(root: Path, name: str) -> str:
 
     Raises:
         LockError: none is frozen.
+        DataError: there is no such set.
     """
     versions = [v for n, _, v in (r.partition("@") for r in read_lock(root)) if n == name]
     if not versions:
-        raise LockError(_not_locked(root, name))
+        raise _not_locked(root, name)
     return max(versions, key=names.in_order)
 
 
@@ -141,18 +142,19 @@ def _choose(root: Path, entries: Mapping[str, Frozen], references: Iterable[str]
         name, version = names.split(reference)
         found = [r for r in entries if (r == reference if version else r.partition("@")[0] == name)]
         if not found:
-            raise LockError(_not_locked(root, reference))
+            raise _not_locked(root, reference)
         chosen += found
     return list(dict.fromkeys(chosen))
 
 
-def _not_locked(root: Path, reference: str) -> str:
+def _not_locked(root: Path, reference: str) -> HarnessError:
+    """A draft may not be decided on; a set that does not exist is a slip of the pen."""
     name, version = names.split(reference)
     folder = root / name / version if version else root / name
-    if not folder.is_dir():
-        known = sorted({r if version else r.partition("@")[0] for r in read_lock(root)})
-        return f"{at(root)}no golden set {reference!r}: {nearest(reference, known)}"
-    return f"{at(folder)}{reference} is not frozen: harness golden freeze {reference}"
+    if folder.is_dir():
+        return LockError(f"{at(folder)}{reference} is not frozen: harness golden freeze {reference}")
+    known = sorted({r if version else r.partition("@")[0] for r in read_lock(root)})
+    return DataError(f"{at(root)}no golden set {reference!r}: {nearest(reference, known)}")
 
 
 def _differences(root: Path, reference: str, entry: Frozen) -> list[str]:

@@ -162,7 +162,8 @@ def _validator(schema: Any) -> Any:
         raise ConfigError(f"not a valid JSON schema: {error.message}") from error
     if "patternProperties" in json.dumps(schema):
         raise ConfigError("patternProperties is not supported: its matching cannot be limited in time")
-    extended: Any = extend(base, {"pattern": _limited_pattern})
+    make: Any = extend  # ships without types
+    extended = make(base, {"pattern": _limited_pattern})
     return extended(schema, registry=referencing.Registry())
 
 
