@@ -193,12 +193,13 @@ def _scorer(use: MetricUse, where: str, folder: Path, from_card: bool, allow: It
         raise ConfigError(f"{where}: {plugins.missing_extra('it', error)}") from error
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    settings = {
-        "id": use.id,
-        "options": chosen.model_dump(mode="json", exclude=_paths(chosen)),
-        "files": _hashes(chosen),
-    }
-    return _Scorer(metric, module.SCORES, runs_code, settings)
+    return _Scorer(metric, module.SCORES, runs_code, _settings(use.id, chosen))
+
+
+def _settings(identifier: str, chosen: BaseModel) -> dict[str, Any]:
+    paths = _paths(chosen)
+    files = {key: _content(getattr(chosen, key)) for key in sorted(paths)}
+    return {"id": identifier, "options": chosen.model_dump(mode="json", exclude=paths), "files": files}
 
 
 def _resolved(chosen: BaseModel, folder: Path, *, confined: bool, where: str) -> BaseModel:
