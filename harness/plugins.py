@@ -54,7 +54,10 @@ def load(kind: str, identifier: str) -> ModuleType:
 
 def options(kind: str, identifier: str, values: Mapping[str, Any], *, where: str) -> BaseModel:
     """`values` validated by the plugin's own `Options`; errors are prefixed with `where`, the user's own path."""
-    model: type[BaseModel] = load(kind, identifier).Options
+    try:
+        model: type[BaseModel] = load(kind, identifier).Options
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from error
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

@@ -18,7 +18,7 @@ import yaml
 from harness.cache import OutputCache
 from harness.records import Generate
 from harness.subjects.scripted import Options, ScriptedSubject, _read_answers
-from tests.test_gate import N, project
+from tests.scripted_project import N, project
 
 KILLS = 20
 ROOT = Path(__file__).parents[2]
