@@ -41,7 +41,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A guard to simulate: N samples in clusters of equal size, of which a share `flip_rate` changes its score."""
+    """A guard to simulate: N samples, of which a share `flip_rate` changes its score, in clusters of equal size.
+
+    Where sets are drawn elsewhere and their clusters differ, `cluster_size` is the largest.
+    """
 
     n: int
     flip_rate: float
@@ -145,25 +148,53 @@ def draw_sets(setting: Setting, true_difference: float, runs: int, rng: np.rando
         down, up = math.ceil(lost * clusters - 1e-9), math.floor(won * clusters + 1e-9)
         row = np.concatenate([-np.ones(down), np.ones(up), np.zeros(clusters - down - up)])
         signs = rng.permuted(np.tile(row, (runs, 1)), axis=1)
-    return signs * setting.cluster_size, np.full((runs, clusters), float(setting.cluster_size))
+    return signs * setting.cluster_size, np.broadcast_to(float(setting.cluster_size), (runs, clusters))
+
+
+def decide_sets(setting: Setting, sums: Floats, sizes: Floats) -> Outcomes:
+    """Outcomes of R sets, each (R, T) in drawing order; all sets of a frozen setting have the same size.
+
+    Most runs are decided early, so the first eighth of the draws is tried before the rest is computed.
+    """
+    at = np.full((2, len(sums)), sums.shape[1])  # where each side first reached its threshold; T: nowhere
+    waiting = np.arange(len(sums))
+    for width in (max(1, sums.shape[1] // 8), sums.shape[1]):
+        at[:, waiting] = _crossings(setting, sums[waiting], sizes[waiting], width)
+        waiting = waiting[(at[:, waiting] == sums.shape[1]).all(axis=0)]
+    passed, regressed = at[0] < at[1], (at[1] <= at[0]) & (at[1] < sums.shape[1])
+    last = np.minimum(at.min(axis=0), sums.shape[1] - 1)
+    drawn = np.cumsum(sizes, axis=1)
+    share = drawn[np.arange(len(sums)), last] / drawn[:, -1]
+    if setting.estimand == "frozen":
+        above = sums.sum(axis=1) > -setting.margin * drawn[:, -1] + 1e-12 * drawn[:, -1]
+        full = last == sums.shape[1] - 1
+        passed, regressed = np.where(full, above, passed), np.where(full, ~above, regressed)
+    return Outcomes(passed, regressed, share)
 
 
 def _simulate_some(setting: Setting, true_difference: float, runs: int, rng: np.random.Generator) -> Outcomes:
-    sums, sizes = draw_sets(setting, true_difference, runs, rng)
-    frozen = setting.estimand == "frozen"
-    total = float(sizes[0].sum()) if frozen else None
-    cap, gap, clusters = float(setting.cluster_size), guessed_gap(setting.margin), sums.shape[1]
-    up = log_wealth(sums, sizes, sizes, -setting.margin, gap=gap, total=total, cap=cap)
-    down = log_wealth(-sums, sizes, sizes, setting.margin, gap=gap, total=total, cap=cap)
-    passed_at = _first(up, setting.alpha)
-    regressed_at = _first(down, setting.block_alpha)
-    used = np.minimum(np.minimum(passed_at, regressed_at) + 1, clusters)
-    passed, regressed = passed_at < regressed_at, regressed_at <= np.minimum(passed_at, clusters - 1)
-    if frozen:
-        above = sums.sum(axis=1) / sizes.sum(axis=1) > -setting.margin + 1e-12
-        full = used == clusters
-        passed, regressed = np.where(full, above, passed), np.where(full, ~above, regressed)
-    return Outcomes(passed, regressed, used / clusters)
+    return decide_sets(setting, *draw_sets(setting, true_difference, runs, rng))
+
+
+def _crossings(setting: Setting, sums: Floats, sizes: Floats, width: int) -> npt.NDArray[np.int64]:
+    """(2, R) index of the draw at which pass and block first reach their thresholds within `width` draws; else T."""
+    total = float(sizes[0].sum()) if setting.estimand == "frozen" and len(sizes) else None
+    head, weight = sums[:, :width], sizes[:, :width]
+    levels = {1: setting.alpha, -1: setting.block_alpha}
+    first = np.full((2, len(sums)), sums.shape[1])
+    for row, (side, level) in enumerate(levels.items()):
+        path = log_wealth(
+            side * head,
+            weight,
+            weight,
+            -side * setting.margin,
+            gap=guessed_gap(setting.margin),
+            total=total,
+            cap=float(setting.cluster_size),
+        )
+        at = _first(path, level)
+        first[row] = np.where(at < width, at, sums.shape[1])
+    return first
 
 
 def _first(path: Floats, level: float) -> npt.NDArray[np.int64]:
