@@ -105,7 +105,11 @@ def gate_file(out: Path, style: Style, seed: int) -> Path:
         for skill in OLD_SKILLS
     ]
     suites += [
-        {"kind": "golden", "set": f"demo-{NEW_SKILL}", "guards": [{"metric": "exact_match", "must_improve": MUST_IMPROVE}]},
+        {
+            "kind": "golden",
+            "set": f"demo-{NEW_SKILL}",
+            "guards": [{"metric": "exact_match", "must_improve": MUST_IMPROVE}],
+        },
         {
             "kind": "capability",
             "task": str(TASK),
