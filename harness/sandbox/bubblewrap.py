@@ -21,8 +21,10 @@ _TMP = "/tmp"  # noqa: S108 - of the sandbox, not of the host
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 
 
-def command(seccomp_fd: int, tmp_bytes: int) -> list[str]:
+def command(seccomp_fd: int, info_fd: int, tmp_bytes: int) -> list[str]:
     """The words before the interpreter's own arguments; `/tmp` holds at most `tmp_bytes`.
+
+    The filter is read from `seccomp_fd`; which process is the first one inside is written to `info_fd`.
 
     Raises:
         SandboxError: Bubblewrap is not installed.
@@ -31,6 +33,7 @@ def command(seccomp_fd: int, tmp_bytes: int) -> list[str]:
         executable(),
         "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL",
         "--hostname", "sandbox", "--die-with-parent", "--new-session", "--seccomp", str(seccomp_fd),
+        "--info-fd", str(info_fd),
         "--clearenv", "--setenv", "PATH", f"{_HOME}/bin", "--setenv", "HOME", _TMP, "--setenv", "LANG", "C.UTF-8",
         "--setenv", "LD_LIBRARY_PATH", f"{_HOME}/lib",
         # Both sides of a pair must see the same order of a set.

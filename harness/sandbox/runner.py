@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import secrets
@@ -27,6 +28,7 @@ OUTPUT_BYTES = 64 * 1024
 TMP_BYTES = 16 * 1024 * 1024
 MINIMUM_MEMORY_MB = 64
 _START_SECONDS = 30.0
+_END_SECONDS = 5.0
 _THREADS = 32
 _BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 
@@ -86,6 +88,7 @@ def run_python(code: str, *, timeout_s: float, memory_mb: int, stdin: str = "") 
     limits = (math.ceil(timeout_s) + 1, memory_mb * 1024 * 1024, TMP_BYTES, _THREADS)
     with _started(handed, stdin.encode("utf-8", "surrogatepass"), limits) as running:
         timed_out = running.watch(timeout_s)
+        running.end()
         return running.result(token, timed_out)
 
 
@@ -136,8 +139,8 @@ class _Bounded:
 class _Running:
     """One sandbox while it runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], status: int) -> None:
-        self.process = process
+    def __init__(self, process: subprocess.Popen[bytes], status: int, info: int) -> None:
+        self.process, self._info = process, info
         self.stdout, self.stderr, self.status = _Bounded(), _Bounded(), _Bounded()
         self._streams: dict[int, Callable[[bytes], None]] = {
             _descriptor(process.stdout): self.stdout.add,
@@ -152,20 +155,20 @@ class _Running:
         return time.monotonic() - (self._first_line or self._start)
 
     def watch(self, timeout_s: float) -> bool:
-        """Read until the process ends or the time is up; True when it had to be killed."""
+        """Read until the process ends (False) or the time is up (True)."""
         with selectors.DefaultSelector() as selector:
             for fd in self._streams:
                 selector.register(fd, selectors.EVENT_READ)
             while selector.get_map():
                 left = self._seconds_left(timeout_s)
                 if left <= 0:
-                    return self._kill()
+                    return True
                 for key, _ in selector.select(left):
                     self._read(selector, key.fd)
         try:
             self.process.wait(max(0.0, self._seconds_left(timeout_s)))
         except subprocess.TimeoutExpired:
-            return self._kill()
+            return True
         return False
 
     def result(self, token: str, timed_out: bool) -> SandboxResult:
@@ -210,36 +213,52 @@ class _Running:
         if self._first_line is None and self.status.data.startswith(b"started\n"):
             self._first_line = time.monotonic()
 
-    def _kill(self) -> bool:
-        kill(self.process)
-        return True
+    def end(self) -> None:
+        """Kill what is left, and return when nothing is.
 
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the sandbox with its whole process group; the kernel then ends everything in its process namespace."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        The first process inside goes first: the kernel ends its whole process namespace with it, and Bubblewrap,
+        which waits for it, leaves no orphan behind.
+        """
+        if self.process.poll() is not None:
+            return
+        try:
+            os.kill(int(json.loads(os.read(self._info, 4096))["child-pid"]), signal.SIGKILL)
+            self.process.wait(_END_SECONDS)
+        except (BlockingIOError, ProcessLookupError, ValueError, KeyError, subprocess.TimeoutExpired):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 @contextmanager
 def _started(handed: bytes, stdin: bytes, limits: tuple[int, int, int, int]) -> Iterator[_Running]:
-    with ExitStack() as stack:
-        status_read, status_write = os.pipe()
-        stack.callback(os.close, status_read)
-        with ExitStack() as given:  # what only the sandbox needs; ours is closed as soon as it has its own
-            given.callback(os.close, status_write)
-            source = given.enter_context(_holding(handed)).fileno()
-            rules = given.enter_context(_holding(syscalls.program())).fileno()
-            process = subprocess.Popen(  # noqa: S603 - no shell, and the words are ours; the code is not among them
-                [*bubblewrap.command(rules, TMP_BYTES), "-c", _BOOTSTRAP.read_text("utf-8"),
-                 *(str(n) for n in (source, status_write, *limits))],
-                stdin=given.enter_context(_holding(stdin)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                pass_fds=(source, status_write, rules), start_new_session=True,
-            )  # fmt: skip
+    with ExitStack() as stack, ExitStack() as given:  # `given` is what only the sandbox keeps once it has started
+        status, status_inside = _pipe(stack, given)
+        info, info_inside = _pipe(stack, given)
+        os.set_blocking(info, False)
+        source = given.enter_context(_holding(handed)).fileno()
+        rules = given.enter_context(_holding(syscalls.program())).fileno()
+        words = [*bubblewrap.command(rules, info_inside, TMP_BYTES), "-c", _BOOTSTRAP.read_text("utf-8")]
+        process = subprocess.Popen(  # noqa: S603 - no shell, and the words are ours; the code is not among them
+            [*words, *(str(n) for n in (source, status_inside, *limits))],
+            stdin=given.enter_context(_holding(stdin)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(source, status_inside, rules, info_inside),
+            start_new_session=True,
+        )
+        given.close()
         stack.enter_context(process)
-        stack.callback(kill, process)  # runs first, whatever happened: nothing outlives the call
-        yield _Running(process, status_read)
+        running = _Running(process, status, info)
+        stack.callback(running.end)  # runs first, whatever happens: nothing outlives the call
+        yield running
+
+
+def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
+    read, write = os.pipe()
+    ours.callback(os.close, read)
+    theirs.callback(os.close, write)
+    return read, write
 
 
 def _holding(content: bytes) -> IO[bytes]:
