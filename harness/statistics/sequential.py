@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.records import Estimand, Outcome
-from harness.statistics.betting import guessed_gap, log_wealth
+from harness.statistics.betting import Game, Urn, guessed_gap, open_game
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_BISECTIONS = 22  # the width of the scale over 2²² is far below what a report shows
+_RESOLUTION = 5e-5  # of the span: how far outside its exact place an end of the interval may lie
+_TIE = 1e-12  # a mean this close to −δ, relative to the sums involved, is on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,31 +82,73 @@ def sequential_test(
     _validate(draws, design, (alpha, block_alpha))
     if not draws.scored.any():
         return SequentialResult("undecided", None, 0.0, 0.0, (-design.span, design.span))
-    rising = running_log_e(draws, design, side=1)
-    falling = running_log_e(draws, design, side=-1)
-    first = [_first(rising, alpha), _first(falling, block_alpha)]
-    outcome, decided_at = _earlier(*first)
+    passing, blocking = (Side.of(draws, design, sign) for sign in (1, -1))
+    rising, falling = passing.running_log_e(), blocking.running_log_e()
+    outcome, decided_at = _earlier(_first(rising, alpha), _first(falling, block_alpha))
     log_e = (_last(rising), _last(falling))
     if complete and design.estimand == "frozen":
-        mean = math.fsum(draws.sums) / float(draws.scored.sum())
-        above = mean > -design.margin + 1e-12 * design.span
-        return SequentialResult("pass" if above else "regressed", decided_at, *log_e, (mean, mean))
-    return SequentialResult(outcome, decided_at, *log_e, _interval(draws, design, alpha, outcome))
+        mean, truth = _known(draws, design)
+        when = decided_at if outcome == truth else len(draws.sums)
+        return SequentialResult(truth, when, *log_e, (mean, mean))
+    # The running sequence may have left the present mean behind; widening it to the mean costs no coverage.
+    mean = math.fsum(draws.sums) / int(draws.scored.sum())
+    interval = (min(passing.bound(alpha), mean), max(blocking.bound(alpha), mean))
+    return SequentialResult(outcome, decided_at, *log_e, interval)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two bettors: sign 1 doubts "mean D ≤ m", sign −1 doubts "mean D ≥ m", in the first place for m = −δ.
+
+    `null` is sign · m in units of the span, so that both doubt "mean ≤ null" of the turned differences.
+    """
+
+    game: Game
+    null: float
+    sign: int
+    span: float
+
+    @classmethod
+    def of(cls, draws: Draws, design: Design, sign: int) -> Side:
+        """The bettor on `draws`, whose arrays may also be (R, T)."""
+        null = -sign * design.margin / design.span
+        total = float(design.total) if design.estimand == "frozen" else None
+        sums, scored, sizes = sign * draws.sums / design.span, draws.scored.astype(float), draws.sizes.astype(float)
+        urn = Urn(sums, scored, sizes, total, float(design.cluster_cap))
+        return cls(open_game(urn, null, gap=guessed_gap(null)), null, sign, design.span)
+
+    def running_log_e(self, m: float | None = None) -> Floats:
+        """(…, T) running maximum of log K against the null at m score points; at −δ when None."""
+        null = self.null if m is None else self.sign * m / self.span
+        return np.maximum.accumulate(self.game.log_wealth(null), axis=-1)
+
+    def bound(self, alpha: float) -> float:
+        """End of the confidence sequence in score points: the last m that is refuted at level `alpha`.
+
+        Wealth falls as m rises (see `betting`), so bisection finds it. The null at −δ is the first one asked, which
+        keeps the bound and the outcome on the same side of −δ to the last digit.
+        """
+        refutes = self.game.refutes
+        null = min(max(self.null, -1.0), 1.0)
+        low, high = (null, 1.0) if refutes(null, alpha) else (-1.0, null)
+        while high - low > _RESOLUTION:
+            middle = (low + high) / 2
+            low, high = (middle, high) if refutes(middle, alpha) else (low, middle)
+        return self.sign * self.span * low
 
 
 def running_log_e(draws: Draws, design: Design, *, side: int, m: float | None = None) -> Floats:
-    """(T,) running maximum of log K. `side` 1 doubts "mean D ≤ m", −1 doubts "mean D ≥ m"; m is −δ when None."""
-    null = (-design.margin if m is None else m) / design.span
-    path = log_wealth(
-        side * draws.sums / design.span,
-        draws.scored.astype(float),
-        draws.sizes.astype(float),
-        side * null,
-        gap=guessed_gap(design.margin / design.span),
-        total=float(design.total) if design.estimand == "frozen" else None,
-        cap=float(design.cluster_cap),
-    )
-    return np.maximum.accumulate(path, axis=-1)
+    """(…, T) running maximum of log K. `side` 1 doubts "mean D ≤ m", −1 doubts "mean D ≥ m"; m is −δ when None."""
+    return Side.of(draws, design, side).running_log_e(m)
+
+
+def _known(draws: Draws, design: Design) -> tuple[float, Outcome]:
+    """Mean and outcome of a frozen set of which every pair was seen."""
+    allowed = design.margin * int(draws.scored.sum())
+    sums = draws.sums.tolist()
+    scale = math.fsum(abs(value) for value in sums) + abs(allowed)
+    above = math.fsum([*sums, allowed]) > _TIE * scale
+    return math.fsum(sums) / int(draws.scored.sum()), "pass" if above else "regressed"
 
 
 def _validate(draws: Draws, design: Design, levels: tuple[float, float]) -> None:
@@ -136,23 +179,3 @@ def _earlier(passed: int | None, regressed: int | None) -> tuple[Outcome, int | 
 
 def _last(path: Floats) -> float:
     return max(float(path[-1]), 0.0) if len(path) else 0.0  # K starts at 1
-
-
-def _interval(draws: Draws, design: Design, alpha: float, outcome: Outcome) -> tuple[float, float]:
-    span = design.span
-    mean = math.fsum(draws.sums) / float(draws.scored.sum())
-    threshold = -math.log(alpha)
-    # A bound that the outcome has already settled is where the search starts, so that the two never contradict.
-    settled = -design.margin
-    low = settled if outcome == "pass" and settled < mean else -span
-    high = settled if outcome == "regressed" and settled > mean else span
-    return _bound(draws, design, 1, low, mean, threshold), _bound(draws, design, -1, high, mean, threshold)
-
-
-def _bound(draws: Draws, design: Design, side: int, outer: float, inner: float, threshold: float) -> float:
-    """End of the set of means that the bets on one side have not ruled out, between `outer` and the mean seen."""
-    for _ in range(_BISECTIONS):
-        middle = (outer + inner) / 2
-        ruled_out = bool(running_log_e(draws, design, side=side, m=middle)[-1] >= threshold)
-        outer, inner = (middle, inner) if ruled_out else (outer, middle)
-    return outer
