@@ -36,7 +36,7 @@ def prepare(folder: Path) -> Path:
 
 def start(path: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "harness", "gate", str(path), "--json"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def finished(folder: Path, arm: str) -> set[str]:
