@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,9 +56,6 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(args=given, standalone_mode=False)
     except HarnessError as error:
         code = _fail(error, as_json="--json" in given)
-    except KeyboardInterrupt:
-        stopped = Interrupted("interrupted; repeat the command to go on where it stopped")
-        code = _fail(stopped, as_json="--json" in given)
     except OSError as error:
         failure = InfrastructureError(f"{error.filename or 'system'}: {error.strerror or error}")
         code = _fail(failure, as_json="--json" in given)
@@ -280,8 +278,12 @@ def _quiet_libraries() -> None:
 def _watching() -> Iterator[Observer]:
     from harness.console import watch
 
-    with watch() as observer:
-        yield observer
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job is told to stop this way
+    try:
+        with watch() as observer:
+            yield observer
+    except KeyboardInterrupt:  # here, because typer would turn it into an exit code of its own
+        raise Interrupted("interrupted; what was finished is kept, repeat the command to go on") from None
 
 
 def _conclude(verdict: Verdict, as_json: bool, *, run: Path | None = None, report: Path | None = None) -> int:
