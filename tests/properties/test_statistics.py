@@ -73,6 +73,17 @@ def test_the_future_does_not_change_the_past(case: tuple[Draws, int], m: int) ->
 
 
 @FEW
+@given(frozen_sets(), st.integers(-900, 900), st.booleans())
+def test_wealth_falls_as_the_doubted_mean_rises(case: tuple[Draws, int], at: int, frozen: bool) -> None:
+    draws, total = case
+    arrays = [a.astype(float) for a in (draws.sums, draws.scored, draws.sizes)]
+    size = {"total": float(total) if frozen else None, "cap": float(draws.sizes.max())}
+    paths = [log_wealth(*arrays, float(m), gap=0.1, at=at / 1000, **size) for m in np.linspace(-0.999, 0.999, 41)]
+    for lower, higher in itertools.pairwise(paths):
+        assert np.all((lower >= higher - 1e-7) | np.isinf(lower))
+
+
+@FEW
 @given(frozen_sets(), st.integers(-900, 900), st.floats(1e-3, 1e3))
 def test_units_do_not_matter(case: tuple[Draws, int], margin: int, span: float) -> None:
     draws, total = case
