@@ -42,7 +42,7 @@ class Plan:
 
 
 PLANS: dict[Style, Plan] = {
-    "careless": Plan(steps=80, rows_per_step=32, learning_rate=1e-2, replay_share=0.0),
+    "careless": Plan(steps=60, rows_per_step=32, learning_rate=3e-3, replay_share=0.0),
     "careful": Plan(steps=100, rows_per_step=48, learning_rate=3e-3, replay_share=0.6),
 }
 
