@@ -15,7 +15,7 @@ from harness.records import Comparison
 from harness.report import _words as words
 from harness.report._text import one_line
 
-_PAD = 10  # room for a mark at either end of the plot
+_PAD = 18  # room for a mark or half a number at either end of the plot
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Layout:
     ticks: int
 
 
-WIDE = Layout("wide", width=1040, left=322, right=812, row=34, bar=17, label=44, ticks=6)
-NARROW = Layout("narrow", width=340, left=4, right=336, row=54, bar=37, label=29, ticks=4)
+WIDE = Layout("wide", width=1040, left=322, right=812, row=34, bar=17, label=40, ticks=6)
+NARROW = Layout("narrow", width=340, left=4, right=336, row=54, bar=37, label=34, ticks=4)
 
 
 @dataclass(frozen=True, slots=True)

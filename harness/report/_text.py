@@ -31,16 +31,15 @@ def stripped(text: str) -> str:
 
 def one_line(text: str, limit: int) -> str:
     """`text` visible, on one line, and at most `limit` characters long."""
-    line = " ".join(visible(text).split())
+    line = " ".join(visible(text[: 8 * limit]).split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
 def clipped(text: str, limit: int) -> str:
     """`text` visible and cut to `limit` characters; what was cut is counted at the end."""
-    shown = visible(text)
-    if len(shown) <= limit:
-        return shown
-    return f"{shown[:limit]}\n… {len(shown) - limit:,} more characters"
+    if len(text) <= limit:
+        return visible(text)
+    return f"{visible(text[:limit])}\n… {len(text) - limit:,} more characters"
 
 
 def without_secrets(value: Any) -> Any:

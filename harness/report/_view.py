@@ -14,6 +14,7 @@ from harness.report import _words as words
 from harness.report._text import clipped, one_line, visible
 
 CHANGES: tuple[Change, ...] = ("lost", "won", "failed", "changed")
+_COMPARED = 40_000  # characters of an output that are looked at; the rest is counted
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")  # a changed word or number is shown whole
 _HEAT_STEPS = 4  # shades on either side of zero; the margin is worth two of them
 
@@ -198,7 +199,7 @@ def _reason(baseline: Score, candidate: Score) -> str:
 
 def _differing(baseline: str, candidate: str, limit: int) -> tuple[list[str], list[str]]:
     """Both texts as [same start, differing middle, same end]; a long same part is shortened to what is near."""
-    one, two = visible(baseline), visible(candidate)
+    one, two = clipped(baseline, _COMPARED), clipped(candidate, _COMPARED)
     if one == two:
         return [clipped(one, limit), "", ""], [clipped(two, limit), "", ""]
     first, second = _TOKEN.findall(one), _TOKEN.findall(two)

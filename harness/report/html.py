@@ -34,7 +34,7 @@ _PLOTTED = 60
 _LEADS: dict[Decision, str] = {
     "promote": "Every required guard passed.",
     "block": "At least one required guard is shown to have regressed.",
-    "hold": "Nothing was shown to be wrong enough to block, and not enough was shown to promote.",
+    "hold": "The reasons say what is missing.",
 }
 
 
