@@ -103,6 +103,12 @@ def test_random_sets_keep_the_martingale() -> None:
         path = wealth(sequences, mean_of(clusters), gap=float(rng.uniform(0.005, 1)))
         np.testing.assert_allclose(chances @ path, 1.0, atol=1e-6)
         assert_ville(path, chances)
+        # Stakes that were chosen for another null, as they are when the ends of the interval are sought.
+        arrays = np.moveaxis(sequences, -1, 0)
+        other = float(rng.uniform(-0.9, 0.9))
+        moved = log_wealth(*arrays, mean_of(clusters), gap=0.1, total=float(sizes.sum()), cap=1.0, at=other)
+        np.testing.assert_allclose(chances @ np.exp(moved), 1.0, atol=1e-6)
+        assert_ville(np.exp(moved), chances)
 
 
 def test_drawing_clusters_equally_often_would_break_the_bets() -> None:
