@@ -266,7 +266,7 @@ def test_clustered_slices_pass_wrongly_no_more_often_than_promised() -> None:
     ]
     marked = [p for p in plain if "x" in p.tags]
     delta = -sum(p.values[1] - p.values[0] for p in marked if p.values) / len(marked)
-    guard, runs, passed = replace(GUARD, slice="x", margin=delta, alpha=0.25), 250, 0
+    guard, runs, passed = replace(GUARD, slice="x", margin=delta, alpha=0.25), 150, 0
     for run in range(runs):
         order = commit_order([p.cluster for p in plain], len(plain), str(run).encode(), size_biased=True)
         shown = [plain[i] for i in order]

@@ -51,7 +51,7 @@ def test_every_sample_needs_a_cluster_once_any_has_one() -> None:
 def test_orders_come_as_often_as_successive_sampling_says(size_biased: bool) -> None:
     sizes = {"a": 1, "b": 2, "c": 5}
     clusters = [name for name, size in sizes.items() for _ in range(size)]
-    runs = 4_000
+    runs = 3_000
     seen = Counter(
         "".join(dict.fromkeys(clusters[i] for i in commit_order(clusters, 8, str(r).encode(), size_biased=size_biased)))
         for r in range(runs)

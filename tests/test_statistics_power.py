@@ -37,7 +37,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_wrong_promotions_and_blocks_of_an_equal_model_are_rare(case: Setting) -> None:
-    runs = 600
+    runs = 400
     assert at_most(float(simulate(case, -case.margin, runs, rng(1)).passed.mean()), case.alpha, runs)
     assert at_most(float(simulate(case, 0.0, runs, rng(2)).regressed.mean()), case.block_alpha, runs)
 
