@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +130,11 @@ def test_the_same_document_gives_the_same_page(page: str) -> None:
 def test_secrets_of_the_manifest_are_withheld(page: str) -> None:
     assert "hf_not_for" not in page
     assert "(withheld)" in page
+
+
+def test_a_manifest_may_hold_anything() -> None:
+    odd = {"policy": {"at": float("nan"), "path": Path("a/b"), "raw": b"x", "set": {1}}, "seed": 0, "baseline": None}
+    assert "a/b" in render(dataclasses.replace(document(), manifest=odd))
 
 
 def test_the_first_words_are_the_verdict_and_the_reasons(page: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,7 +44,7 @@ def clipped(text: str, limit: int) -> str:
 
 
 def without_secrets(value: Any) -> Any:
-    """`value` with the values of keys that are named like a secret replaced; keys and texts are made visible."""
+    """`value` as plain JSON: values of keys named like a secret are withheld, texts are made visible."""
     if isinstance(value, Mapping):
         return {
             visible(str(key)): "(withheld)" if _SECRET.search(str(key)) else without_secrets(inner)
@@ -53,7 +54,8 @@ def without_secrets(value: Any) -> Any:
         return visible(value)
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [without_secrets(inner) for inner in value]
-    return value
+    plain_json = value is None or (isinstance(value, int | float) and math.isfinite(value))
+    return value if plain_json else visible(str(value))
 
 
 def _picture(character: str) -> str:

@@ -157,7 +157,7 @@ def _counts(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
 
 
 def _pretty(manifest: Mapping[str, Any]) -> str:
-    return json.dumps(without_secrets(manifest), indent=2, ensure_ascii=False, default=str)
+    return json.dumps(without_secrets(manifest), indent=2, ensure_ascii=False)
 
 
 def _environment() -> Environment:
