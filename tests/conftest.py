@@ -22,15 +22,13 @@ class TinyModels:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def model(self, family: str = "llama", *, seed: int = 0) -> Path:
+    def model(self, family: str = "llama", *, seed: int = 0, context: int = 256) -> Path:
         from tests.tiny_models import make_model
 
-        path = self.folder / f"{family}-{seed}"
-        return path if path.exists() else make_model(path, family, seed=seed)
+        path = self.folder / f"{family}-{seed}-{context}"
+        return path if path.exists() else make_model(path, family, seed=seed, context=context)
 
-    def adapter(
-        self, family: str = "llama", method: str = "lora", *, seed: int = 1, scale: float = 1.0
-    ) -> Path:
+    def adapter(self, family: str = "llama", method: str = "lora", *, seed: int = 1, scale: float = 1.0) -> Path:
         from tests.tiny_models import make_adapter
 
         path = self.folder / f"{family}-{method}-{seed}-{scale}"

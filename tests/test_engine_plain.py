@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from harness.engine._batches import in_batches
 from harness.engine._decoding import cut
 from harness.engine._encoding import Encoder, rolling_windows
 from harness.engine._likelihood import Piece, Tally, rows_of
-from harness.records import Generate, LogLikelihood, Message, Output, Request, RollingLogLikelihood
+from harness.records import Generate, LogLikelihood, Output, Request, RollingLogLikelihood
 from tests.tiny_models import FAMILIES, METHODS
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -11,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.adapters import CONFIG, PICKLED, WEIGHTS, file_hash
 from harness.errors import AdapterError, SubjectError
 from harness.records import content_hash
-
-PICKLED = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
@@ -77,12 +74,12 @@ def find_adapter(name: str, folder: Path) -> Path:
         AdapterError: no such adapter, or its weights are pickled.
     """
     try:
-        found = locate(name, None, folder, ["adapter_config.json", "*.safetensors", *_TOKENIZER_FILES])
+        found = locate(name, None, folder, [CONFIG, "*.safetensors", *_TOKENIZER_FILES])
     except SubjectError as error:
         raise AdapterError(str(error)) from error
-    if not (found / "adapter_config.json").is_file():
+    if not (found / CONFIG).is_file():
         raise AdapterError(f"{found} holds no adapter_config.json, so it is not a PEFT adapter")
-    if not (found / "adapter_model.safetensors").is_file():
+    if not (found / WEIGHTS).is_file():
         raise AdapterError(f"{found}: {_no_safetensors(found, 'PeftModel')}")
     return found
 
@@ -110,7 +107,7 @@ def tokenizer_hashes(folder: Path) -> dict[str, str]:
 
 def adapter_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of the files of an adapter that PEFT loads."""
-    return hash_files([folder / "adapter_config.json", folder / "adapter_model.safetensors"])
+    return hash_files([folder / CONFIG, folder / WEIGHTS])
 
 
 def hash_files(paths: Iterable[Path]) -> dict[str, str]:
@@ -118,21 +115,9 @@ def hash_files(paths: Iterable[Path]) -> dict[str, str]:
     return {path.name: file_hash(path) for path in paths}
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file; remembered in this process while its size and modification time stay the same."""
-    stat = path.stat()
-    return _file_hash(path.resolve(), stat.st_size, stat.st_mtime_ns)
-
-
 def digest(hashes: dict[str, str]) -> str:
     """One SHA-256 for a set of files."""
     return content_hash(hashes)
-
-
-@functools.lru_cache(maxsize=4096)
-def _file_hash(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_local(name: str, folder: Path) -> bool:

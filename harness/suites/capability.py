@@ -84,9 +84,12 @@ class CapabilitySuite(Pointwise):
         for name, task in self._tasks.items():
             _set_shots(name, task, options.num_fewshot)
         self._filters = {name: _filter(name, task, options.filter) for name, task in self._tasks.items()}
-        chosen = metrics.choose(self.name, list(self._tasks.values()), options.metrics, options.bounds)
+        self._docs = {name: docs[: options.limit] for name, docs in loaded.docs.items()}
+        with loading.quiet():
+            tasks = [(task, self._docs[name]) for name, task in self._tasks.items()]
+            chosen = metrics.choose(self.name, tasks, options.metrics, options.bounds)
+            self._samples = [sample for name in self._tasks for sample in self._samples_of(name)]
         self.metrics: Mapping[str, MetricSpec] = {spec.name: spec for spec in chosen}
-        self._samples = [sample for name in self._tasks for sample in self._samples_of(name)]
         self._prompts: dict[str, _Prompts] = {}
 
     def samples(self) -> Sequence[Sample]:
@@ -98,7 +101,7 @@ class CapabilitySuite(Pointwise):
         return content_hash(
             {
                 "tasks": {name: _configuration(task) for name, task in self._tasks.items()},
-                "rows": {name: shots.rows_hash(task, self._options.limit) for name, task in self._tasks.items()},
+                "rows": {name: shots.rows_hash(task, self._docs[name]) for name, task in self._tasks.items()},
                 "filters": self._filters,
                 "metrics": {name: [s.higher_is_better, *s.bounds] for name, s in self.metrics.items()},
                 "options": self._options.model_dump(
@@ -110,11 +113,12 @@ class CapabilitySuite(Pointwise):
 
     def checks(self) -> Sequence[Check]:
         """See `Suite.checks`: "no-few-shot-leak", whether a sample is among the examples in its own prompt."""
-        leaked = [
-            f"{name}/{number}"
-            for name, task in self._tasks.items()
-            for number in shots.leaks(task, limit=self._options.limit, seed=self._options.seed)
-        ]
+        with loading.quiet():
+            leaked = [
+                f"{name}/{number}"
+                for name, task in self._tasks.items()
+                for number in shots.leaks(task, self._docs[name], seed=self._options.seed)
+            ]
         if not leaked:
             detail = f"none of {len(self._samples)} samples is among its own few-shot examples"
             return [Check("no-few-shot-leak", True, detail)]
@@ -146,7 +150,6 @@ class CapabilitySuite(Pointwise):
     def _samples_of(self, name: str) -> list[Sample]:
         task, alone = self._tasks[name], len(self._tasks) == 1
         tags = () if alone else (name, *self._groups.get(name, ()))
-        rows = list(task.eval_docs)[: self._options.limit]
         return [
             Sample(
                 id=f"{name}/{number}",
@@ -156,7 +159,7 @@ class CapabilitySuite(Pointwise):
                 tags=tags,
                 data={"task": name, "doc_id": number},
             )
-            for number, doc in enumerate(rows)
+            for number, doc in enumerate(self._docs[name])
         ]
 
     def _prompts_for(self, subject: Subject) -> _Prompts:

@@ -22,7 +22,11 @@ _UNIT = re.compile(r"(^|_)(acc|accuracy|exact_match|em|correct|pass|contains|mcc
 _PERCENT = re.compile(r"(bleu|rouge(1|2|L|Lsum)|chrf|bleurt)_(max|diff)")
 
 
-def choose(task_name: str, tasks: Sequence[Any], wanted: Sequence[str] | None, bounds: Bounds) -> list[MetricSpec]:
+Task = tuple[Any, Sequence[Any]]
+"""A task of lm-eval and its documents."""
+
+
+def choose(task_name: str, tasks: Sequence[Task], wanted: Sequence[str] | None, bounds: Bounds) -> list[MetricSpec]:
     """The metrics that guard, of those that all `tasks` have; `wanted` None means every usable one.
 
     Raises:
@@ -43,11 +47,11 @@ def choose(task_name: str, tasks: Sequence[Any], wanted: Sequence[str] | None, b
     return [usable[name] for name in wanted]
 
 
-def _sort_out(tasks: Sequence[Any], bounds: Bounds) -> tuple[dict[str, MetricSpec], dict[str, str]]:
+def _sort_out(tasks: Sequence[Task], bounds: Bounds) -> tuple[dict[str, MetricSpec], dict[str, str]]:
     """Usable metrics by name, and the reason against each of the others."""
     usable: dict[str, MetricSpec] = {}
     refused: dict[str, str] = {}
-    declared = [_declared(task) for task in tasks]
+    declared = [_declared(task) for task, _ in tasks]
     for name in declared[0]:
         if any(name not in others for others in declared):
             refused[name] = "is not a metric of every task of the group"
@@ -92,15 +96,15 @@ def _function_name(function: Any) -> str:
     return str(getattr(function, "__name__", function))
 
 
-def _chance(name: str, tasks: Sequence[Any]) -> float:
+def _chance(name: str, tasks: Sequence[Task]) -> float:
     """What guessing earns on average over all samples: 1/k with k choices, 0 where guessing is hopeless or unknown."""
     if name not in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info"):
         return 0.0
     shares: list[float] = []
-    for task in tasks:
+    for task, docs in tasks:
         if not _plain_multiple_choice(task):
             return 0.0
-        shares += [_share(task, doc) for doc in task.eval_docs]
+        shares += [_share(task, doc) for doc in docs]
     return sum(shares) / len(shares) if shares else 0.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.records import content_hash
@@ -15,7 +15,7 @@ _PUNKT = (
 )
 
 
-def leaks(task: Any, *, limit: int | None, seed: int) -> Iterator[int]:
+def leaks(task: Any, docs: Sequence[Any], *, seed: int) -> Iterator[int]:
     """Numbers of the documents whose own question and answer are among the examples drawn for their prompt.
 
     The sampler is asked again exactly as building the prompts asks it: same seed, same order, same exclusions.
@@ -27,7 +27,7 @@ def leaks(task: Any, *, limit: int | None, seed: int) -> Iterator[int]:
     task.set_fewshot_seed(seed=seed)
     excludes = task.fewshot_cfg.split == task.config.test_split
     shown: dict[int, tuple[str, str]] = {}
-    for number, doc in enumerate(list(task.eval_docs)[:limit]):
+    for number, doc in enumerate(docs):
         own = _shown(task, doc)
         for example in sampler.sample(n=count, eval_doc=doc if excludes else None):
             key = id(example)
@@ -38,11 +38,11 @@ def leaks(task: Any, *, limit: int | None, seed: int) -> Iterator[int]:
                 break
 
 
-def rows_hash(task: Any, limit: int | None) -> str:
+def rows_hash(task: Any, docs: Sequence[Any]) -> str:
     """SHA-256 of the evaluated rows and of those that examples are drawn from."""
     pool = getattr(getattr(task, "sampler", None), "df", None) or []
     drawn = list(pool) if task.get_config("num_fewshot") else []
-    return content_hash([[_plain(doc) for doc in rows] for rows in (list(task.eval_docs)[:limit], drawn)])
+    return content_hash([[_plain(doc) for doc in rows] for rows in (docs, drawn)])
 
 
 def question(task: Any, doc: Any) -> str:
