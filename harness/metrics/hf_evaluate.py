@@ -29,7 +29,7 @@ class Options(MetricOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"metric": "exact_match", "result_key": "exact_match"}]})
 
-    metric: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$", description="name on the Hugging Face hub")
+    metric: str | None = Field(None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$", description="name on the Hugging Face hub")
     path: Path | None = Field(None, description="local folder or file with the metric's script, instead of a name")
     config: str | None = Field(None, description="configuration name, where the metric has several")
     result_key: str = Field(min_length=1, description="key of the result that is the score")
