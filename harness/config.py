@@ -7,6 +7,7 @@ are known. Paths in the file are relative to the file.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,15 +104,16 @@ class GateConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A configuration with where it came from: `folder` is what its relative paths start at."""
+    """A configuration with where it came from, and the command that gates it once more."""
 
     gate: GateConfig
     path: Path
     lines: Lines
+    command: str = ""
 
     @property
     def folder(self) -> Path:
-        """Folder of the file."""
+        """Folder of the file, where its relative paths start."""
         return self.path.parent
 
     def where(self, *keys: str | int) -> str:
@@ -133,7 +135,7 @@ def load_gate(path: Path) -> LoadedConfig:
         gate = GateConfig.model_validate(document)
     except ValidationError as error:
         raise ConfigError(_explain(error, path, lines)) from error
-    return LoadedConfig(gate, path.resolve(), lines)
+    return LoadedConfig(gate, path.resolve(), lines, f"harness gate {shlex.quote(path.name)}")
 
 
 def read_yaml(path: Path) -> tuple[Any, Lines]:

@@ -21,10 +21,10 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from harness import words
 from harness.errors import HarnessError
-from harness.progress import GuardProgress, Observer
+from harness.progress import Observer
 from harness.records import Comparison, Decision, Verdict
-from harness.report import _words as words
 from harness.report._text import plain, stripped
 
 QUIET_SECONDS = 5.0  # the shortest time between two progress lines in a log
@@ -64,7 +64,7 @@ class Board:
         self._stage = "starting"
         self._asking = ""
         self._left: float | None = None
-        self._states: list[GuardProgress] = []
+        self._states: list[Comparison] = []
         self.live = Live(
             console=console,
             get_renderable=self._draw,
@@ -81,9 +81,9 @@ class Board:
         """See `Observer.asking`."""
         self._asking = _asking(suite, arm, done, total)
 
-    def guards(self, states: list[GuardProgress], seconds_left: float | None) -> None:
+    def guards(self, standing: Sequence[Comparison], seconds_left: float | None) -> None:
         """See `Observer.guards`."""
-        self._states, self._left = list(states), seconds_left
+        self._states, self._left = list(standing), seconds_left
 
     def note(self, text: str) -> None:
         """See `Observer.note`."""
@@ -117,14 +117,14 @@ class Lines:
         if self._due():
             self._say(_asking(suite, arm, done, total))
 
-    def guards(self, states: list[GuardProgress], seconds_left: float | None) -> None:
+    def guards(self, standing: Sequence[Comparison], seconds_left: float | None) -> None:
         """See `Observer.guards`."""
-        for state in states:
+        for state in standing:
             if state.required and state.outcome != self._decided.get(state.label, "undecided"):
                 self._say(f"{state.label}: {state.outcome} after {state.n_used:,} samples, {_running(state)}")
             self._decided[state.label] = state.outcome
         if self._due():
-            self._say(_summary(states, seconds_left))
+            self._say(_summary(standing, seconds_left))
 
     def note(self, text: str) -> None:
         """See `Observer.note`."""
@@ -140,7 +140,7 @@ class Lines:
         self._console.print(Text(stripped(text)), soft_wrap=True)
 
 
-def _board(states: Sequence[GuardProgress], console: Console) -> RenderableType:
+def _board(states: Sequence[Comparison], console: Console) -> RenderableType:
     """As many guards as the screen holds, those first that matter most for how long the run still takes."""
     order = sorted(states, key=lambda s: (not s.required, s.outcome != "undecided"))
     room = max(3, console.size.height - 6)
@@ -152,7 +152,7 @@ def _board(states: Sequence[GuardProgress], console: Console) -> RenderableType:
             bar,
             Text(f"{state.n_used:,} of {state.n:,}"),
             Text(_running(state)),
-            Text(f"{state.margin:g}"),
+            Text(words.margin(state)),
             Text(state.outcome, style=_STYLE.get(state.outcome, "")),
         )
     if len(order) <= room:
@@ -160,14 +160,11 @@ def _board(states: Sequence[GuardProgress], console: Console) -> RenderableType:
     return Group(table, Text(f"  … and {len(order) - room} more guards", style="dim"))
 
 
-def _running(state: GuardProgress) -> str:
-    if state.difference is None:
-        return words.MISSING
-    ends = "" if state.interval is None else f" [{state.interval[0]:+.3f}, {state.interval[1]:+.3f}]"
-    return f"{state.difference:+.3f}{ends}".replace("-", "−")
+def _running(state: Comparison) -> str:
+    return f"{words.difference(state)} {words.interval(state)}".strip()
 
 
-def _summary(states: Sequence[GuardProgress], seconds_left: float | None) -> str:
+def _summary(states: Sequence[Comparison], seconds_left: float | None) -> str:
     required = [s for s in states if s.required]
     counts = [f"{sum(s.outcome == o for s in required)} {o}" for o in ("pass", "regressed", "undecided")]
     used, total = sum(s.n_used for s in required), sum(s.n for s in required)

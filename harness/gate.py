@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
@@ -180,7 +181,8 @@ def with_candidate(loaded: LoadedConfig, candidate: Path) -> LoadedConfig:
     else:
         raise ConfigError(f"{candidate}: neither an adapter (adapter_config.json) nor a model (config.json) is there")
     section = SubjectSection(kind=old.kind, name=candidate.name, **kept, **chosen)
-    return replace(loaded, gate=loaded.gate.model_copy(update={"candidate": section}))
+    command = f"{loaded.command} --candidate {shlex.quote(str(candidate))}"
+    return replace(loaded, gate=loaded.gate.model_copy(update={"candidate": section}), command=command)
 
 
 def _evaluate(evaluation: Evaluation, noise_probe: int) -> Verdict:
@@ -240,6 +242,7 @@ def _manifest(plan: Plan, baseline: dict[str, Any], candidate: dict[str, Any]) -
         },
         "guards": [asdict(guard) for guard in plan.guards],
         "policy": plan.loaded.gate.policy.model_dump(mode="json"),
+        "command": plan.loaded.command,
     }
 
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from harness import words
 from harness.records import Check, Comparison, Decision, Estimand, Evidence, Guard, MetricSpec, Verdict
 from harness.statistics.clustered import clustered_interval
-from harness.statistics.paired import chance_centred_forgetting, flips, mcnemar_exact, paired_interval
+from harness.statistics.paired import Flips, chance_centred_forgetting, flips, mcnemar_exact, paired_interval
 from harness.statistics.power import smallest_detectable_drop
 from harness.statistics.sequential import Design, Draws, SequentialResult, sequential_test
 
@@ -217,12 +218,16 @@ def _describe(seen: Observed, guard: Guard, metric: MetricSpec, result: Sequenti
         bounds=metric.bounds,
         population_interval=stream,
         fragile=_fragile(guard.estimand, stream, guard.tolerated, result),
-        forgetting=chance_centred_forgetting(changed.lost, changed.won, used, metric.chance) if binary and used else None,
+        forgetting=_forgetting(changed, used, metric) if binary and used else None,
         smallest_detectable_drop=smallest_detectable_drop(gains, alpha=guard.alpha) if used > 1 else None,
         mcnemar_p=mcnemar_exact(changed.lost, changed.won) if binary and seen.exhausted else None,
         log_e_pass=_finite(result.log_e_pass),
         log_e_block=_finite(result.log_e_block),
     )
+
+
+def _forgetting(changed: Flips, used: int, metric: MetricSpec) -> float:
+    return chance_centred_forgetting(changed.lost, changed.won, used, metric.chance)
 
 
 def _population_interval(gains: Floats, clusters: Ints, *, confidence: float) -> tuple[float, float] | None:
@@ -268,15 +273,14 @@ def _conclude(
 
 
 def _sentence(comparison: Comparison) -> str:
-    """One guard's outcome in words and numbers, in the metric's own score points."""
+    """One guard's outcome in words and numbers."""
     if comparison.reason:
         return f"{comparison.label} is undecided: {comparison.reason}"
-    change = (
-        f"{comparison.baseline_mean:.3f} → {comparison.candidate_mean:.3f} "
-        f"(difference {comparison.difference:+.3f}, {_demand(comparison)}; "
-        f"{comparison.lost} lost, {comparison.won} won, {comparison.n_used} of {comparison.n} samples used)"
-    )
-    return f"{comparison.label} {_WORDS[comparison.outcome, comparison.must_improve is not None]}: {change}"
+    said = _WORDS[comparison.outcome, comparison.must_improve is not None]
+    before, after = (words.mean(mean, comparison) for mean in (comparison.baseline_mean, comparison.candidate_mean))
+    demand = ("tolerated: " if comparison.must_improve is None else "demanded: ") + words.margin(comparison)
+    counts = f"{comparison.lost} lost, {comparison.won} won, {words.used(comparison)} samples used"
+    return f"{comparison.label} {said}: {before} → {after}, {words.difference(comparison)} ({demand}; {counts})"
 
 
 _WORDS = {
@@ -287,9 +291,3 @@ _WORDS = {
     ("undecided", False): "is undecided",
     ("undecided", True): "is undecided",
 }
-
-
-def _demand(comparison: Comparison) -> str:
-    if comparison.must_improve is not None:
-        return f"demanded more than +{comparison.must_improve:g}"
-    return f"tolerated −{comparison.margin:g}"

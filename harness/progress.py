@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class GuardProgress:
-    """Where one guard stands. Difference and interval are in score points, None before the first pair."""
-
-    label: str
-    outcome: str
-    n_used: int
-    n: int
-    difference: float | None
-    interval: tuple[float, float] | None
-    margin: float
-    required: bool
+from harness.records import Comparison
 
 
 class Observer(Protocol):
@@ -31,8 +19,8 @@ class Observer(Protocol):
         """`done` of the `total` requests of the current chunk were answered by one arm."""
         ...
 
-    def guards(self, states: list[GuardProgress], seconds_left: float | None) -> None:
-        """All guards after a chunk was scored; `seconds_left` is the longest the run can still take, if known."""
+    def guards(self, standing: Sequence[Comparison], seconds_left: float | None) -> None:
+        """Where the guards stand after a chunk; `seconds_left` is the longest the run can still take, if known."""
         ...
 
     def note(self, text: str) -> None:
@@ -49,7 +37,7 @@ class Silent:
     def asking(self, suite: str, arm: str, done: int, total: int) -> None:
         """Ignore."""
 
-    def guards(self, states: list[GuardProgress], seconds_left: float | None) -> None:
+    def guards(self, standing: Sequence[Comparison], seconds_left: float | None) -> None:
         """Ignore."""
 
     def note(self, text: str) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harness import console
 from harness.errors import ConfigError
-from harness.progress import GuardProgress
+from harness.records import Comparison
 from tests.report_example import HOSTILE, document, hostile
 
 
@@ -25,9 +25,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def state(label: str = "golden/a/exact_match", outcome: str = "undecided", used: int = 40, **given: object):
-    values = {"difference": -0.047, "interval": (-0.068, -0.026), "margin": 0.02, "required": True, "n": 100}
-    return GuardProgress(label=label, outcome=outcome, n_used=used, **{**values, **given})
+def state(label: str = "golden/a/exact_match", outcome: str = "undecided", used: int = 40, **given: object) -> Comparison:
+    suite, _, metric = label.rpartition("/")
+    values = {
+        "slice": None, "estimand": "frozen", "n": 100, "n_failed": 0, "baseline_mean": 0.6, "candidate_mean": 0.553,
+        "difference": -0.047, "interval": (-0.068, -0.026), "margin": 0.02, "alpha": 0.05, "lost": 3, "won": 1,
+    }  # fmt: skip
+    return Comparison(suite=suite, metric=metric, outcome=outcome, n_used=used, **{**values, **given})
 
 
 @pytest.fixture
@@ -45,14 +49,14 @@ def test_a_log_gets_stages_decisions_and_a_line_now_and_then(clock) -> None:
     observer.stage("evaluating")
     for second in range(12):
         clock[0] = float(second)
-        observer.guards([state(used=second + 1), state("b", required=False)], 200.0)
+        observer.guards([state(used=second + 1), state("b/c", required=False)], 200.0)
     observer.guards([state(outcome="regressed", used=41)], None)
     observer.note("resumed")
     said = stream.getvalue().splitlines()
     assert said[0] == "== evaluating"
     assert said[1] == "1 of 100 pairs (1%) · required guards: 0 pass, 0 regressed, 1 undecided · at most 3 min left"
     assert len(said) == 1 + 3 + 1 + 1
-    assert said[-2] == "golden/a/exact_match: regressed after 41 samples, −0.047 [−0.068, −0.026]"
+    assert said[-2] == "golden/a/exact_match: regressed after 41 samples, −4.7 pts [−6.8, −2.6]"
 
 
 def test_requests_are_told_rarely(clock) -> None:
@@ -87,7 +91,7 @@ def test_a_terminal_gets_a_table_that_is_cleared_afterwards(monkeypatch: pytest.
         observer.note("a note")
         observer.live.refresh()
     drawn = stream.getvalue()
-    for text in ("evaluating", "candidate: 3 of 64", "at most 42 s left", "40 of 100", "−0.047", "b[red]", "a note"):
+    for text in ("evaluating", "candidate: 3 of 64", "at most 42 s left", "40 of 100", "−4.7 pts", "b[red]", "a note"):
         assert text in drawn
 
 

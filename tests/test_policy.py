@@ -189,7 +189,7 @@ def test_a_demanded_improvement_must_be_shown() -> None:
     for count, verdict in won.items():
         result = decide([evidence(scores(200, 0, count))], [guard])
         assert result.verdict == verdict
-        assert "demanded more than +0.05" in result.reasons[0]
+        assert "demanded: gain > 5.0 pts" in result.reasons[0]
     assert decide([evidence(scores(200, 0, 0))], [guard]).verdict == "block"
 
 

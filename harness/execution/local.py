@@ -14,7 +14,7 @@ from typing import Literal
 
 from harness.cache import OutputCache
 from harness.policy import Table, block_level, compare, is_open
-from harness.progress import GuardProgress, Observer
+from harness.progress import Observer
 from harness.records import AnsweredPair, Comparison, Evidence, Guard, Output, PairedScore, Request, Sample, Score
 from harness.runs import Entry, RunDirectory
 from harness.statistics.ordering import commit_order
@@ -96,7 +96,7 @@ class Evaluation:
             waiting = [state for state in waiting if self._goes_on(state)]
             asked = sum(state.done for state in self.states) - resumed
             left = sum(len(state.samples) - state.done for state in waiting)
-            self.observer.guards(self.progress(), left * (time.monotonic() - began) / max(asked, 1))
+            self.observer.guards(self.standing(), left * (time.monotonic() - began) / max(asked, 1))
 
     def evidence(self) -> list[Evidence]:
         """All evidence so far, by suite and metric in the order of the configuration."""
@@ -104,13 +104,11 @@ class Evaluation:
         states = {state.suite.name: state for state in self.states}
         return [states[suite].evidence(metric) for suite, metric in wanted]
 
-    def progress(self) -> list[GuardProgress]:
+    def standing(self) -> list[Comparison]:
         """Where every guard on a whole suite, and every required guard, stands."""
         shown = [g for g in self.guards if g.required or g.slice is None]
         tables = {(e.suite, e.metric.name): Table(e) for e in self.evidence()}
-        return [
-            _progress(compare(tables[g.suite, g.metric], g, block_alpha=block_level(g, self.guards))) for g in shown
-        ]
+        return [compare(tables[g.suite, g.metric], g, block_alpha=block_level(g, self.guards)) for g in shown]
 
     def _goes_on(self, state: SuiteState) -> bool:
         if state.done == len(state.samples):
@@ -186,16 +184,3 @@ def _chunk_ends(samples: Sequence[Sample], schedule: Schedule) -> Iterator[int]:
             end += 1
         yield end
         size *= schedule.growth
-
-
-def _progress(comparison: Comparison) -> GuardProgress:
-    return GuardProgress(
-        comparison.label,
-        comparison.outcome,
-        comparison.n_used,
-        comparison.n,
-        comparison.difference,
-        comparison.interval,
-        -comparison.margin if comparison.must_improve is None else comparison.must_improve,
-        comparison.required,
-    )

@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness import words
 from harness.records import Comparison
-from harness.report import _words as words
 from harness.report._text import one_line
 
 _PAD = 18  # room for a mark or half a number at either end of the plot

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness import words
 from harness.records import Comparison, Score
 from harness.report import Change, Item
-from harness.report import _words as words
 from harness.report._text import clipped, one_line, visible
 
 CHANGES: tuple[Change, ...] = ("lost", "won", "failed", "changed")

@@ -19,9 +19,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness import words
 from harness.records import Check, Decision
 from harness.report import Document, Item, Reporter, _forest, _view
-from harness.report import _words as words
 from harness.report._facts import command, facts
 from harness.report._text import one_line, visible, without_secrets
 

@@ -14,9 +14,9 @@ from xml.etree import ElementTree as ET
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness import words
 from harness.records import Check, Comparison
 from harness.report import Document, Item, Reporter
-from harness.report import _words as words
 from harness.report._facts import facts
 from harness.report._text import clipped, one_line
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness import words
 from harness.records import Comparison, Decision
 from harness.report import Document, Item, Reporter
-from harness.report import _words as words
 from harness.report._facts import command, facts
 from harness.report._text import clipped, one_line
 
