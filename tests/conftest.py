@@ -50,9 +50,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 @pytest.fixture(scope="session")
 def local_subject(tiny: TinyModels) -> Iterator[Any]:
     """Builds local subjects by options; all of a session share one pool, as the two sides of a gate do."""
-    from harness.subjects import local
+    from harness.subjects import SubjectContext, local
 
-    context = local.SubjectContext(tiny.folder)
+    context = SubjectContext(tiny.folder)
     built: list[Any] = []
 
     def make(**options: Any) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from harness.errors import AdapterError, ConfigError, SubjectError
 from harness.plugins import options as validated
 from harness.records import Generate, LogLikelihood, Message, Output, Request, RollingLogLikelihood
-from harness.subjects import _files, local
+from harness.subjects import SubjectContext, _files, local
 from harness.subjects._checks import adapter_active, same_chat_template, same_tokenizer
 
 ASKED: list[Request] = [
@@ -32,7 +32,7 @@ def answers(subject: Any, requests: Sequence[Request] = ASKED) -> list[Output]:
 
 def build(folder: Path, pool: dict[Any, Any] | None = None, **options: Any) -> Any:
     chosen = local.Options.model_validate({"device": "cpu", **options})
-    return local.build(chosen, local.SubjectContext(folder, {} if pool is None else pool))
+    return local.build(chosen, SubjectContext(folder, {} if pool is None else pool))
 
 
 # ---------------------------------------------------------------- fast: what may be loaded

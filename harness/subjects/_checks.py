@@ -62,7 +62,9 @@ def _same(name: str, what: str, same: bool, said_otherwise: bool) -> Check:
         return Check(name, True, f"both subjects have the same {what}")
     if said_otherwise:
         return Check(name, True, f"the {what}s differ, as the configuration says they may")
-    return Check(name, False, f"the {what}s differ, so the two subjects are not asked the same thing")
+    key = what.replace(" ", "_")
+    way_out = f"if that is meant, name the candidate's in gate.yaml with the key {key!r}"
+    return Check(name, False, f"the {what}s differ, so the two subjects are not asked the same thing; {way_out}")
 
 
 def _answers(subject: Subject, requests: Sequence[Request]) -> list[Output]:

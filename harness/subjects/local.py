@@ -17,18 +17,17 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from harness import plugins
+from harness import adapters, plugins
 from harness.engine import CausalModel, Engine
 from harness.errors import PluginError, SubjectError
-from harness.records import Message, Request, content_hash
-from harness.subjects import Answers, _files
+from harness.records import Check, Message, Request, content_hash
+from harness.subjects import Answers, Subject, SubjectContext, _checks, _files
 from harness.subjects._weights import AdapterSpec, Weights, WeightsSpec, acquire, release
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -61,14 +60,6 @@ class Options(BaseModel):
         if self.merge and self.adapter is None:
             raise ValueError("merge needs an adapter")
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class SubjectContext:
-    """What a subject may use besides its options: where relative paths start, and the weights already in memory."""
-
-    folder: Path
-    pool: MutableMapping[Any, Any] = field(default_factory=dict)
 
 
 def build(options: Options, context: SubjectContext) -> LocalSubject:
@@ -139,6 +130,20 @@ class LocalSubject:
         if self._closed:
             raise SubjectError(f"{self.name} has been closed")
         return self._engine.answer(requests)
+
+    def checks(self, baseline: Subject) -> Sequence[Check]:
+        """See `Subject.checks`: the adapter is safe, made for this base and at work; both are asked the same thing."""
+        found: list[Check] = []
+        if self._adapter is not None:
+            found += adapters.preflight(self._adapter.folder, self._files.folder, base_name=self._options.model)
+            found.append(_checks.adapter_active(baseline, self))
+        said_tokenizer = self._options.tokenizer is not None
+        said_template = self._options.chat_template is not None
+        return [
+            *found,
+            _checks.same_tokenizer(baseline, self, said_otherwise=said_tokenizer),
+            _checks.same_chat_template(baseline, self, said_otherwise=said_tokenizer or said_template),
+        ]
 
     def describe(self) -> dict[str, Any]:
         """See `Subject.describe`."""
