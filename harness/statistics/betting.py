@@ -133,6 +133,9 @@ class Game:
             if pot.max() >= threshold:  # one pot alone suffices, which saves most of the work of a search over m
                 return True
             pots.append(pot)
+        # The sum is at most its number of terms times the largest.
+        if max(pot.max() for pot in pots) + math.log(len(pots)) < threshold:
+            return False
         return bool(_log_sum(pots).max() >= threshold)
 
     def _impossible(self, m: float) -> npt.NDArray[np.bool_]:
