@@ -19,6 +19,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,8 +82,8 @@ class _Index:
                 for run in _runs(words):
                     runs[run].add(sample.id)
         self._runs = {run: ids for run, ids in runs.items() if len(ids) <= _COMMON}
-        # A run can only be shared where 13 words in a row are words of the samples: cheap to rule out.
-        self._vocabulary = {word for run in self._runs for word in run.split(" ")}
+        # A run can only be shared where twelve pairs of neighbours in a row are the samples': cheap to rule out.
+        self._neighbours = {pair for run in self._runs for pair in pairwise(run.split(" "))}
         self._found: dict[tuple[str, Kind], Finding] = {}
 
     def look_up(self, path: Path, line: int, strings: list[str]) -> None:
@@ -108,10 +109,11 @@ class _Index:
         return sorted(kept, key=lambda f: self._order[f.sample_id])
 
     def _candidate_runs(self, words: list[str]) -> Iterator[str]:
+        known = self._neighbours
         start = 0
-        for i, word in enumerate(words):
-            if word not in self._vocabulary:
-                start = i + 1
+        for i, pair in enumerate(pairwise(words), 1):
+            if pair not in known:
+                start = i
             elif i - start + 1 >= N:
                 yield " ".join(words[i - N + 1 : i + 1])
 

@@ -108,7 +108,7 @@ class TestConfinement:
     def test_only_the_interpreter_is_visible(self) -> None:
         result = run("import os\nprint(os.getuid(), os.getcwd(), *os.listdir('/'))")
         user, folder, *names = result.stdout.split()
-        assert (user, folder) == ("65534", "/tmp")
+        assert (user, Path(folder).name) == ("65534", "tmp")
         assert set(names) <= {"dev", "etc", "lib", "lib64", "python", "tmp", "usr"}
 
     def test_environment_secrets_are_not_visible(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_it_builds_with_defaults_or_says_what_is_missing(name: str) -> None:
         chosen = plugins.options("metrics", name, {}, where="card.yaml: metrics")
         assert isinstance(module(name).build(chosen).spec, MetricSpec)
         return
-    with pytest.raises(ConfigError, match="is missing|give "):
+    with pytest.raises(ConfigError, match=r"is missing|give "):
         plugins.options("metrics", name, {}, where="card.yaml: metrics")
     assert len(variants(name)) > 1, "options that must be given need an example in the schema"
 
