@@ -241,6 +241,7 @@ def assert_equals_lm_eval(
     """Prompts and scores of every sample equal those that simple_evaluate logs; the number of scores by state."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     options = suite._options
     tasks = list(loading.load(wanted).tasks.values())
@@ -253,6 +254,7 @@ def assert_equals_lm_eval(
         model=lm, tasks=tasks, num_fewshot=options.num_fewshot, limit=options.limit, log_samples=True,
         bootstrap_iters=0, apply_chat_template=options.chat_template, confirm_run_unsafe_code=True,
         fewshot_as_multiturn=options.fewshot_as_multiturn, fewshot_random_seed=options.seed,
+        task_manager=TaskManager(include_defaults=False),
     )["samples"]  # fmt: skip
     scored = our_scores(suite, subject)
     states: dict[str, int] = {}

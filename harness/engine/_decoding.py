@@ -102,17 +102,19 @@ class _Stopping:
         """A bool per row, [batch]; transformers calls this after every token."""
         import torch
 
-        new = ids[:, self._width :].tolist()
+        count = ids.shape[1] - self._width
+        tails = ids[:, -min(count, max(self._window)) :].tolist()
         for row in sorted(self._open):
-            self._look(row, new[row])
+            self._look(row, tails[row][-self._window[row] :], count)
         closed = [row not in self._open for row in range(len(self._prompts))]
         return torch.tensor(closed, device=ids.device)
 
-    def _look(self, row: int, new: list[int]) -> None:
+    def _look(self, row: int, tail: list[int], count: int) -> None:
+        """`tail` holds the row's latest tokens, of the `count` that it has been given so far."""
         prompt = self._prompts[row]
-        stopped = new[-1] in self.eos or self._holds_stop(prompt, new[-self._window[row] :])
-        if stopped or len(new) >= prompt.limit:
-            self.ended[row], self.stopped[row] = len(new), stopped
+        stopped = tail[-1] in self.eos or self._holds_stop(prompt, tail)
+        if stopped or count >= prompt.limit:
+            self.ended[row], self.stopped[row] = count, stopped
             self._open.discard(row)
 
     def _holds_stop(self, prompt: Prompt, tail: list[int]) -> bool:

@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,15 @@ def load(wanted: Wanted) -> LoadedTasks:
             _check_supported(name, task, wanted, confined)
         # A task that processes its documents does so whenever it is asked for them, so they are kept.
         docs = {name: list(task.eval_docs) for name, task in tasks.items()}
+    _steady_language_detection()
     return LoadedTasks(tasks, docs, _membership(loaded))
+
+
+def _steady_language_detection() -> None:
+    """IFEval asks langdetect, which guesses at random unless it is seeded: one answer must have one score."""
+    module = sys.modules.get("langdetect")
+    if module is not None:
+        module.DetectorFactory.seed = 0
 
 
 def _load(wanted: Wanted, confined: set[str]) -> Any:
