@@ -62,7 +62,7 @@ def find_model(name: str, revision: str | None, folder: Path, trusted: Iterable[
             f"{name} ships its own Python code (auto_map), which is not run unless it is trusted by its exact name: "
             f"trust_remote_code: [{name!r}]. Without the code, delete auto_map from its config.json"
         )
-    if found != Path(name) and not _is_local(name, folder):
+    if not _is_local(name, folder):
         found = locate(name, revision, folder, [*_HUB_PATTERNS, "*.py"])
     return ModelFiles(name, found, remote_code=True)
 

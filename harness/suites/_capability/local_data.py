@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +176,3 @@ _READERS: Mapping[str, tuple[str, Callable[[Path, str | None], Splits]]] = {
     "truthfulqa/truthful_qa": ("truthfulqa", _truthfulqa),
     "truthful_qa": ("truthfulqa", _truthfulqa),
 }
-
-
-def files_of(folder: Path) -> Sequence[Path]:
-    """Every file below a local data folder, sorted; for documentation and tests."""
-    return sorted(p for p in folder.rglob("*") if p.is_file())
