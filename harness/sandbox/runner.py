@@ -29,6 +29,7 @@ TMP_BYTES = 16 * 1024 * 1024
 MINIMUM_MEMORY_MB = 64
 _START_SECONDS = 30.0
 _END_SECONDS = 5.0
+_POLL_SECONDS = 0.25
 _THREADS = 32
 _BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 
@@ -163,8 +164,12 @@ class _Running:
                 left = self._seconds_left(timeout_s)
                 if left <= 0:
                     return True
-                for key, _ in selector.select(left):
+                ready = selector.select(min(left, _POLL_SECONDS))
+                for key, _ in ready:
                     self._read(selector, key.fd)
+                # A process that someone else forked meanwhile may hold a pipe open: its end alone is not to be trusted.
+                if not ready and self.process.poll() is not None:
+                    return False
         try:
             self.process.wait(max(0.0, self._seconds_left(timeout_s)))
         except subprocess.TimeoutExpired:
