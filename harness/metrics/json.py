@@ -62,8 +62,9 @@ class Json:
         self._validator: Any = None
         self.spec = MetricSpec(options.named(f"json_{options.mode}"))
         schema = _schema_of(options)
-        if schema is not None:
-            self._validator = _validator(schema)
+        if options.mode == "schema":
+            checked = _validator({} if schema is None else schema)  # a missing package is noticed here, not at scoring
+            self._validator = None if schema is None else checked
 
     def score(self, sample: Sample, outputs: Sequence[Output]) -> Score:
         """0 for an output that is no JSON, else by `mode`; failed without the schema or the expected fields."""
