@@ -62,7 +62,8 @@ class Observed:
     """What a guard has seen: complete pairs as arrays (score points), whole clusters as draws, and counts.
 
     `weight` is the number of samples in all clusters that touch the guard's slice, asked or not: a cluster is drawn
-    with probability in proportion to its whole size, whatever part of it lies in the slice.
+    with probability in proportion to its whole size, whatever part of it lies in the slice. `largest` is the size of
+    the largest of them: taken from all, because a bound that grew with what was seen would rescale the bets in hindsight.
     """
 
     baseline: Floats
@@ -70,6 +71,7 @@ class Observed:
     cluster: Ints
     draws: Draws
     weight: int
+    largest: int
     total: int
     asked: int
 
@@ -147,7 +149,7 @@ def stopping_point(table: Table, guard: Guard, *, block_alpha: float) -> int:
 def observe(table: Table, tag: str | None) -> Observed:
     """The asked part of a slice, with whole clusters as draws in the committed order."""
     rows = table.rows(tag)
-    weight = int(table.sizes[np.unique(table.cluster[rows])].sum())
+    sizes = table.sizes[np.unique(table.cluster[rows])]
     asked = rows[table.usable[rows]]
     scored = asked[~np.isnan(table.baseline[asked])]
     # Clusters keep the order of their first appearance because they are numbered by it.
@@ -160,9 +162,8 @@ def observe(table: Table, tag: str | None) -> Observed:
         scored=np.bincount(place, weights=complete, minlength=len(drawn)).astype(np.int64),
         sizes=table.sizes[drawn],
     )
-    return Observed(
-        table.baseline[scored], table.candidate[scored], table.cluster[scored], draws, weight, len(rows), len(asked)
-    )
+    whole = int(sizes.sum()), int(sizes.max(initial=1)), len(rows), len(asked)
+    return Observed(table.baseline[scored], table.candidate[scored], table.cluster[scored], draws, *whole)
 
 
 def _test(seen: Observed, guard: Guard, metric: MetricSpec, block_alpha: float) -> SequentialResult:
@@ -171,7 +172,7 @@ def _test(seen: Observed, guard: Guard, metric: MetricSpec, block_alpha: float) 
         span=metric.span,
         estimand=guard.estimand,
         total=seen.weight,
-        cluster_cap=int(seen.draws.sizes.max(initial=1)),
+        cluster_cap=seen.largest,
     )
     return sequential_test(seen.draws, design, alpha=guard.alpha, block_alpha=block_alpha, complete=seen.exhausted)
 

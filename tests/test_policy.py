@@ -376,3 +376,16 @@ def test_comparing_many_guards_of_one_table_keeps_their_order_within_their_stand
     guards = [replace(GUARD, slice="easy", required=False), GUARD, replace(GUARD, slice="hard")]
     labels = [c.label for c in compare_all([evidence(sliced(60))], guards)]
     assert labels == ["math/accuracy", "math/accuracy[hard]", "math/accuracy[easy]"]
+
+
+def test_a_population_is_bounded_by_all_its_clusters_not_by_those_seen() -> None:
+    """Rare large clusters that are all lost: with a bound from the clusters seen so far the first look would pass."""
+    big = 100
+    few = [PairedScore(f"u{i}", baseline=Score.of(1), candidate=Score.of(1)) for i in range(40)]
+    unasked = [PairedScore(f"b{i}", cluster="big") for i in range(big)]
+    table = Table(Evidence("s", MetricSpec("m"), (*few, *unasked)))
+    guard = Guard("s", "m", margin=0.3, estimand="population")
+    assert observe(table, None).largest == big
+    assert compare(table, guard, block_alpha=0.05).outcome == "undecided"
+    alone = Table(Evidence("s", MetricSpec("m"), tuple(few)))
+    assert compare(alone, guard, block_alpha=0.05).outcome == "pass"
