@@ -95,9 +95,7 @@ class GateConfig(Section):
     suites: Annotated[tuple[SuiteSection, ...], Field(min_length=1)]
     policy: PolicySection = PolicySection()
     training_data: tuple[str, ...] = Field((), description="files the adapter was trained on, for contamination")
-    allow: frozenset[Literal["code-execution"]] = Field(
-        frozenset(), description="what is off unless asked for by name"
-    )
+    allow: frozenset[Literal["code-execution"]] = Field(frozenset(), description="what is off unless asked for by name")
     out: str = Field("runs", description="folder that receives the run directories")
     cache: str = Field(".harness-cache", description="folder of the output cache")
 

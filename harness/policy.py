@@ -63,7 +63,7 @@ class Observed:
 
     `weight` is the number of samples in all clusters that touch the guard's slice, asked or not: a cluster is drawn
     with probability in proportion to its whole size, whatever part of it lies in the slice. `largest` is the size of
-    the largest of them: taken from all, because a bound that grew with what was seen would rescale the bets in hindsight.
+    the largest of them: of all, because a bound that grew with what was seen would rescale the bets in hindsight.
     """
 
     baseline: Floats

@@ -206,9 +206,7 @@ def _evidence_row(evidence: Evidence, position: int, pair: PairedScore) -> dict[
 
 def _evidence_from_rows(rows: list[dict[str, Any]]) -> Evidence:
     first = rows[0]
-    metric = MetricSpec(
-        first["metric"], first["higher_is_better"], (first["low"], first["high"]), first["chance"]
-    )
+    metric = MetricSpec(first["metric"], first["higher_is_better"], (first["low"], first["high"]), first["chance"])
     ordered = sorted(rows, key=lambda row: int(row["position"]))
     pairs = tuple(
         PairedScore(r["sample_id"], r["cluster"], tuple(r["tags"]), _side(r, "baseline"), _side(r, "candidate"))

@@ -66,7 +66,7 @@ def comparisons() -> tuple[Comparison, ...]:
 
 
 def _slices() -> list[Comparison]:
-    rng = random.Random(4)  # noqa: S311
+    rng = random.Random(4)
     made = []
     for suite, metric, names, shift in (
         ("golden/support-answers", "exact_match", _TOPICS, 0.07),
@@ -106,7 +106,7 @@ def checks() -> tuple[Check, ...]:
 
 def items(count: int = 400) -> tuple[Item, ...]:
     """Samples of four suites, deterministic, some long, some failed."""
-    rng = random.Random(7)  # noqa: S311
+    rng = random.Random(7)
     return tuple(_item(index, rng) for index in range(count))
 
 

@@ -29,7 +29,8 @@ def project(folder: Path, *, lost: Iterable[int] = (), n: int = N, silent: Itera
     (golden / "card.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
     store.freeze(folder / "goldensets", "sums", "1")
     for arm, wrong, absent in (("before", set(), set()), ("after", lost, silent)):
-        answers = [{"prompt": f"{i} + {i} =", "text": "?" if i in wrong else str(2 * i)} for i in range(n) if i not in absent]
+        said = [i for i in range(n) if i not in absent]
+        answers = [{"prompt": f"{i} + {i} =", "text": "?" if i in wrong else str(2 * i)} for i in said]
         (folder / f"{arm}.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers), encoding="utf-8")
     document = {
         "baseline": {"kind": "scripted", "answers": "before.jsonl", "log": "asked-baseline.log"},

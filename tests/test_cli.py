@@ -52,7 +52,9 @@ def test_hold_is_three(tmp_path: Path) -> None:
 def test_compare_and_its_mistakes(tmp_path: Path) -> None:
     file = tmp_path / "scores.csv"
     file.write_text("sample_id,score\n" + "".join(f"{i},1\n" for i in range(50)), encoding="utf-8")
-    assert json.loads(harness("compare", file, file, "--margin", "0.02", "--json", code=0).stdout)["verdict"] == "promote"
+    assert (
+        json.loads(harness("compare", file, file, "--margin", "0.02", "--json", code=0).stdout)["verdict"] == "promote"
+    )
     assert "no such file" in harness("compare", file, tmp_path / "x.csv", "--margin", "0.02", code=2).stderr
     assert "--margin" in harness("compare", file, file, "--margin", "2", code=2).stderr
     assert "LO,HI" in harness("compare", file, file, "--margin", "0.1", "--bounds", "0-1", code=2).stderr

@@ -88,10 +88,10 @@ def test_sequential_stops_early_and_the_order_of_rows_does_not_matter(tmp_path: 
 
 
 def test_another_seed_is_another_order(tmp_path: Path) -> None:
-    files = sides(tmp_path, {f"s{i}": float(i % 3 == 0) for i in range(900)}, {f"s{i}": float(i % 3 == 1) for i in range(900)})
-    used = {
-        compare_files(*files, Terms(0.1, sequential=True, seed=s)).verdict.comparisons[0].n_used for s in range(6)
-    }
+    files = sides(
+        tmp_path, {f"s{i}": float(i % 3 == 0) for i in range(900)}, {f"s{i}": float(i % 3 == 1) for i in range(900)}
+    )
+    used = {compare_files(*files, Terms(0.1, sequential=True, seed=s)).verdict.comparisons[0].n_used for s in range(6)}
     assert len(used) > 1
 
 

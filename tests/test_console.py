@@ -25,7 +25,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def state(label: str = "golden/a/exact_match", outcome: str = "undecided", used: int = 40, **given: object) -> Comparison:
+def state(
+    label: str = "golden/a/exact_match", outcome: str = "undecided", used: int = 40, **given: object
+) -> Comparison:
     suite, _, metric = label.rpartition("/")
     values = {
         "slice": None, "estimand": "frozen", "n": 100, "n_failed": 0, "baseline_mean": 0.6, "candidate_mean": 0.553,

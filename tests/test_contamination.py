@@ -182,7 +182,7 @@ def test_it_finds_what_a_plain_search_finds(data: st.DataObject) -> None:
 
 
 def test_a_hundred_thousand_rows_are_searched_in_seconds(tmp_path: Path) -> None:
-    rng = Random(1)  # noqa: S311 - data, not a secret
+    rng = Random(1)
     words = [f"w{i}" for i in range(5000)]
     samples = [Sample(f"s{i}", " ".join(rng.choices(words, k=60)), ("x",)) for i in range(1000)]
     lines = [" ".join(rng.choices(words, k=40)) for _ in range(2000)]

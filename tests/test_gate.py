@@ -17,6 +17,7 @@ from harness.gate import GateResult, run_gate
 from harness.progress import Silent
 from tests.scripted_project import N, project
 
+
 def run(path: Path) -> GateResult:
     return run_gate(load_gate(path), Silent())
 
@@ -32,7 +33,15 @@ def test_an_equal_candidate_is_promoted_early_with_every_file_written(tmp_path: 
     result = run(project(tmp_path))
     assert result.verdict.verdict == "promote"
     assert result.verdict.comparisons[0].n_used < N
-    names = {"manifest.json", "journal.jsonl", "evidence.parquet", "verdict.json", "report.html", "report.md", "junit.xml"}
+    names = {
+        "manifest.json",
+        "journal.jsonl",
+        "evidence.parquet",
+        "verdict.json",
+        "report.html",
+        "report.md",
+        "junit.xml",
+    }
     assert names <= {p.name for p in result.path.iterdir()}
 
 
@@ -78,7 +87,6 @@ def test_the_baseline_is_asked_once_for_two_candidates(tmp_path: Path) -> None:
     path = project(tmp_path, sequential=False)
     run(path)
     asked = (tmp_path / "asked-baseline.log").read_text(encoding="utf-8")
-    (tmp_path / "other.jsonl").write_text((tmp_path / "before.jsonl").read_text(encoding="utf-8") + "\n", encoding="utf-8")
     (tmp_path / "other.jsonl").write_text(
         (tmp_path / "before.jsonl").read_text(encoding="utf-8").replace('"10"', '"11"'), encoding="utf-8"
     )
@@ -148,5 +156,3 @@ def test_each_mistake_is_named_with_its_line(tmp_path: Path, edit: Callable[[dic
         run(path)
     assert says in str(caught.value)
     assert "gate.yaml:" in str(caught.value)
-
-

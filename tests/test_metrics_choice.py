@@ -69,7 +69,7 @@ def test_a_text_in_place_of_a_likelihood_is_a_failure() -> None:
 @pytest.mark.slow
 def test_it_is_lm_evals_acc_acc_norm_and_acc_bytes() -> None:
     task = _lm_eval_task()
-    rng = Random(7)  # noqa: S311 - data, not a secret
+    rng = Random(7)
     words = ["yes", "no", "perhaps", "naïve", "a longer answer", "東京", "x"]
     for _ in range(300):
         choices = tuple(rng.sample(words, rng.randint(2, 5)))

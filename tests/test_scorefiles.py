@@ -33,9 +33,7 @@ def test_csv_jsonl_and_parquet_say_the_same(tmp_path: Path) -> None:
         tmp_path / "a.parquet",
     ]
     pq.write_table(pa.Table.from_pylist(records), files[2])
-    read = [
-        {k: (r.score.value, r.cluster, r.slices) for k, r in read_scores(f).rows["s", "m"].items()} for f in files
-    ]
+    read = [{k: (r.score.value, r.cluster, r.slices) for k, r in read_scores(f).rows["s", "m"].items()} for f in files]
     assert read[0] == read[1] == read[2] == {"1": (1.0, "c", ("x",)), "2": (0.25, "", ())}
 
 
@@ -87,7 +85,10 @@ def lm_eval_row(doc: int, **values: object) -> str:
 
 
 def test_lm_eval_logs_of_a_folder(tmp_path: Path) -> None:
-    write(tmp_path / "m" / "samples_mmlu_law_2026-01-01T00-00-00.000000.jsonl", lm_eval_row(0, acc=1.0, brier=[0.1]) + "\n")
+    write(
+        tmp_path / "m" / "samples_mmlu_law_2026-01-01T00-00-00.000000.jsonl",
+        lm_eval_row(0, acc=1.0, brier=[0.1]) + "\n",
+    )
     write(tmp_path / "m" / "samples_gsm8k_2026-01-01T00-00-00.000000.jsonl", lm_eval_row(3, exact_match=0.0) + "\n")
     table = read_scores(tmp_path)
     assert set(table.rows) == {("mmlu_law", "acc"), ("gsm8k", "exact_match")}

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments: the resumed verdict is the uninterrupted one, byte for byte, and nothing is asked twice."""
+"""`kill -9` at random moments: the resumed verdict is byte for byte the uninterrupted one; nothing is asked twice."""
 
 from __future__ import annotations
 
