@@ -178,7 +178,7 @@ def _nearest_line(lines: Lines, keys: tuple[str | int, ...]) -> int | None:
 
 
 def _explain(error: ValidationError, path: Path, lines: Lines) -> str:
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # see `plugins.explain`
     keys: tuple[str | int, ...] = first["loc"]
     dotted = ".".join(str(k) for k in keys)
     prefix = at(path, _nearest_line(lines, keys))

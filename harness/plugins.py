@@ -8,6 +8,7 @@ names: `Options`, a pydantic model that forbids unknown keys, and `build(options
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import pkgutil
@@ -22,7 +23,8 @@ from harness.errors import ConfigError, PluginError, nearest
 
 _EXTRA_OF = {
     "torch": "eval", "transformers": "eval", "peft": "eval", "lm_eval": "eval", "datasets": "eval",
-    "evaluate": "eval", "sacrebleu": "eval", "rouge_score": "eval", "trl": "train", "accelerate": "train",
+    "evaluate": "eval", "sacrebleu": "eval", "rouge_score": "eval", "jsonschema": "eval", "referencing": "eval",
+    "regex": "eval", "safetensors": "eval", "trl": "train", "accelerate": "train",
     "bitsandbytes": "qlora", "litellm": "judge", "opentelemetry": "traces",
 }  # fmt: skip
 
@@ -66,7 +68,8 @@ def options(kind: str, identifier: str, values: Mapping[str, Any], *, where: str
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first validation error in one sentence; an unknown key is answered with the nearest known one."""
-    first = error.errors()[0]
+    # An unknown key comes first: where one is misspelled the right one is missing too, and that is not the news.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])
@@ -86,6 +89,7 @@ def missing_extra(what: str, error: ImportError) -> str:
     return f"{what} needs {root}, which is not installed: pip install 'promotion-harness[{extra}]'"
 
 
+@functools.cache  # reads the metadata of every installed package
 def _entry_points(kind: str) -> list[EntryPoint]:
     return list(entry_points(group=f"harness.{kind}"))
 

@@ -5,26 +5,58 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
+from harness.cli import main
 from tests.scripted_project import N, project
 
 ROOT = Path(__file__).parents[1]
 
 
-def harness(*arguments: str | Path, code: int) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    return result
+@dataclass
+class Said:
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+class Harness(Protocol):
+    def __call__(self, *arguments: str | Path, code: int) -> Said: ...
+
+
+@pytest.fixture
+def harness(capsys: pytest.CaptureFixture[str]) -> Harness:
+    """The command in this process, which spares its start-up; `test_the_installed_command` starts one."""
+
+    def run(*arguments: str | Path, code: int) -> Said:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert ended.value.code == code, said.err
+        return Said(said.out, said.err)
+
+    return run
+
+
+def test_the_installed_command(tmp_path: Path) -> None:
+    file = tmp_path / "scores.csv"
+    file.write_text("sample_id,score\n1,1\n", encoding="utf-8")
+    command = [sys.executable, "-m", "harness", "compare", str(file), str(file), "--margin", "0.02", "--json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["verdict"] == "promote"
+    assert result.stderr == ""
 
 
 @pytest.mark.parametrize(("lost", "code", "verdict"), [(0, 0, "promote"), (40, 1, "block")])
-def test_gate_json_is_the_only_thing_on_stdout(tmp_path: Path, lost: int, code: int, verdict: str) -> None:
+def test_gate_json_is_the_only_thing_on_stdout(
+    harness: Harness, tmp_path: Path, lost: int, code: int, verdict: str
+) -> None:
     path = project(tmp_path, lost=range(lost))
     document = json.loads(harness("gate", path, "--json", code=code).stdout)
     assert document["verdict"] == verdict
@@ -38,18 +70,18 @@ def test_gate_json_is_the_only_thing_on_stdout(tmp_path: Path, lost: int, code: 
     assert again == document
 
 
-def test_gate_in_words(tmp_path: Path) -> None:
+def test_gate_in_words(harness: Harness, tmp_path: Path) -> None:
     out = harness("gate", project(tmp_path, lost=range(40)), "--out", tmp_path / "elsewhere", code=1).stdout
     assert "BLOCK" in out
     assert "sums/exact_match" in out
     assert "elsewhere" in out
 
 
-def test_hold_is_three(tmp_path: Path) -> None:
+def test_hold_is_three(harness: Harness, tmp_path: Path) -> None:
     assert "HOLD" in harness("gate", project(tmp_path, silent=range(N // 4)), code=3).stdout
 
 
-def test_compare_and_its_mistakes(tmp_path: Path) -> None:
+def test_compare_and_its_mistakes(harness: Harness, tmp_path: Path) -> None:
     file = tmp_path / "scores.csv"
     file.write_text("sample_id,score\n" + "".join(f"{i},1\n" for i in range(50)), encoding="utf-8")
     assert (
@@ -64,7 +96,7 @@ def test_compare_and_its_mistakes(tmp_path: Path) -> None:
     assert error["error"]["kind"] == "DataError"
 
 
-def test_golden_verbs(tmp_path: Path) -> None:
+def test_golden_verbs(harness: Harness, tmp_path: Path) -> None:
     project(tmp_path)
     root = tmp_path / "goldensets"
     assert "1 golden set" in harness("golden", "verify", "--root", root, code=0).stdout
@@ -77,7 +109,7 @@ def test_golden_verbs(tmp_path: Path) -> None:
     assert "samples.jsonl" in harness("golden", "verify", "--root", root, code=3).stderr
 
 
-def test_plan_answers_its_questions() -> None:
+def test_plan_answers_its_questions(harness: Harness) -> None:
     options = ("--samples", "400", "--margin", "0.05", "--flip-rate", "0.08", "--runs", "100")
     answer = json.loads(harness("plan", *options, "--json", code=0).stdout)
     assert 0 < answer["mean_share"] < 1
@@ -86,7 +118,7 @@ def test_plan_answers_its_questions() -> None:
     assert "until a verdict" in harness("plan", *options, code=0).stdout
 
 
-def test_help_names_every_verb_and_version_prints() -> None:
+def test_help_names_every_verb_and_version_prints(harness: Harness) -> None:
     out = harness("--help", code=0).stdout
     for verb in ("gate", "compare", "plan", "golden", "demo", "report", "schema"):
         assert verb in out

@@ -120,7 +120,8 @@ def test_time_left(seconds: float | None, text: str) -> None:
     assert console._left(seconds) == text
 
 
-def test_the_verdict_has_reasons_a_table_and_the_report() -> None:
+def test_the_verdict_has_reasons_a_table_and_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     stream = io.StringIO()
     console.print_verdict(document().verdict, report=Path("runs/x/report.html"), stream=stream)
     text = stream.getvalue()

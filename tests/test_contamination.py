@@ -181,6 +181,7 @@ def test_it_finds_what_a_plain_search_finds(data: st.DataObject) -> None:
     assert {f.sample_id for f in index.findings()} == expected
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_are_searched_in_seconds(tmp_path: Path) -> None:
     rng = Random(1)
     words = [f"w{i}" for i in range(5000)]
