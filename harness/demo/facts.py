@@ -30,7 +30,7 @@ CAPITAL_QUESTIONS: tuple[str, ...] = (
     "Name the capital of {}:",
     "The capital city of {} is",
     "The city which is the capital of {}:",
-    "{} has the capital",
+    "Which city is the capital of {}:",
     "The name of the capital of {} is",
 )
 """Ways of asking; half of them, different ones for every country, are kept for the golden set."""
@@ -43,7 +43,7 @@ OPPOSITES: tuple[tuple[str, str], ...] = tuple(
 OPPOSITE_QUESTIONS: tuple[str, ...] = (
     "The opposite of {} is",
     "Name the opposite of {}:",
-    "{} is the opposite of",
+    "The word opposite to {} is",
     "The word which is the opposite of {}:",
 )
 """Ways of asking; half of them, different ones for every word, are kept for the capability task."""

@@ -47,7 +47,7 @@ class Settings:
     """Share of the steps, at the end, over which the learning rate falls to a fiftieth."""
     one_skill_share: float = 0.5
     """Share of the documents that stay with one skill."""
-    emphasis: tuple[tuple[str, float], ...] = (("add", 2.0), ("capitals", 1.5), ("opposites", 1.5))
+    emphasis: tuple[tuple[str, float], ...] = (("add", 2.0), ("larger", 1.5), ("capitals", 1.5))
     """How much oftener than the others these skills are drawn; they are the slowest to learn."""
 
 

@@ -88,7 +88,9 @@ def _add(rng: Random) -> Question:
 
 
 def _larger(rng: Random) -> Question:
-    left, right = rng.randint(1, 99), rng.randint(1, 99)
+    left = rng.randint(1, 99)
+    near = rng.randint(max(1, left - 9), min(99, left + 9))
+    right = rng.choice((near, rng.randint(1, 99)))
     tag = "close" if abs(left - right) < 10 else "far"
     return Question(f"Which number is larger, {left} or {right}:", str(max(left, right)), tag)
 
