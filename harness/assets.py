@@ -35,6 +35,12 @@ def find(kind: Kind, explicit: Path | None = None, *, start: Path | None = None)
     raise ConfigError(f"no folder {kind!r} in any of: {looked}; name it explicitly or run inside a project")
 
 
+def shipped(kind: Kind) -> Path:
+    """The folder that came with this package, from its checkout or its wheel, whatever the user has of the same kind."""
+    package = Path(harness.__file__).resolve().parent
+    return next((p for p in (package.parent / kind, package / "_assets" / kind) if p.is_dir()), package.parent / kind)
+
+
 def _candidates(kind: Kind, start: Path | None) -> list[Path]:
     package = Path(harness.__file__).resolve().parent
     starts = [start.resolve()] if start is not None else []

@@ -38,8 +38,14 @@ def gate_document(
         "guards": [{"metric": "acc", "margin": MARGIN}],
     }
     return {
-        "baseline": {"model": place(base), "device": "cpu", "batch_size": 64},
-        "candidate": {"model": place(base), "adapter": place(adapter), "device": "cpu", "batch_size": 64},
+        "baseline": {"name": "base", "model": place(base), "device": "cpu", "batch_size": 64},
+        "candidate": {
+            "name": adapter.name,
+            "model": place(base),
+            "adapter": place(adapter),
+            "device": "cpu",
+            "batch_size": 64,
+        },
         "suites": [*golden, capability],
         "training_data": [] if training_rows is None else [place(training_rows)],
     }

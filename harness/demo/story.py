@@ -12,18 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from harness import assets
 from harness.config import load_gate
-from harness.demo.skills import NEW_SKILL, OLD_SKILLS
-from harness.demo.training import DATA_NAME, MODEL, Style, train_adapter
+from harness.demo.gates import write_gate
+from harness.demo.training import Style, train_adapter
 from harness.gate import GateResult, run_gate
 from harness.progress import Observer
 
-TASK = Path(__file__).parent / "tasks" / "demo_opposites.yaml"
 EXPECTED: dict[Style, str] = {"careless": "block", "careful": "promote"}
-MARGIN = 0.05
-MUST_IMPROVE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,38 +93,6 @@ def tell(out: Path, seed: int, observer: Observer, styles: Sequence[Style] = ("c
     return Story(tuple(_chapter(style, out, seed, observer) for style in styles))
 
 
-def gate_file(out: Path, style: Style, seed: int) -> Path:
-    """Write the gate.yaml of one chapter, with paths as a user would have them."""
-    adapter = f"{style}-{seed}"
-    suites: list[dict[str, Any]] = [
-        {"kind": "golden", "set": f"demo-{skill}", "guards": [{"metric": "exact_match", "margin": MARGIN}]}
-        for skill in OLD_SKILLS
-    ]
-    suites += [
-        {
-            "kind": "golden",
-            "set": f"demo-{NEW_SKILL}",
-            "guards": [{"metric": "exact_match", "must_improve": MUST_IMPROVE}],
-        },
-        {
-            "kind": "capability",
-            "task": str(TASK),
-            "guards": [{"metric": "acc", "margin": MARGIN}],
-        },
-    ]
-    document = {
-        "baseline": {"name": "base", "model": str(MODEL)},
-        "candidate": {"name": style, "model": str(MODEL), "adapter": adapter},
-        "suites": suites,
-        "training_data": [f"{adapter}/{DATA_NAME}"],
-        "out": "runs",
-        "cache": "cache",
-    }
-    path = out / f"gate-{style}.yaml"
-    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    return path
-
-
 def _chapter(style: Style, out: Path, seed: int, observer: Observer) -> Chapter:
     def tell_step(step: int, steps: int, loss: float) -> None:
         observer.stage(f"training the {style} adapter: step {step} of {steps}, loss {loss:.3f}")
@@ -136,5 +100,7 @@ def _chapter(style: Style, out: Path, seed: int, observer: Observer) -> Chapter:
     observer.stage(f"training the {style} adapter")
     training = train_adapter(style, out / f"{style}-{seed}", seed=seed, on_step=tell_step)
     began = time.monotonic()
-    result = run_gate(load_gate(gate_file(out, style, seed)), observer)
+    path = out / f"gate-{style}-{seed}.yaml"
+    write_gate(path, training.adapter, training.data, goldensets=assets.shipped("goldensets"))
+    result = run_gate(load_gate(path), observer)
     return Chapter(style, result, training.seconds, time.monotonic() - began)
