@@ -36,7 +36,7 @@ def find(kind: Kind, explicit: Path | None = None, *, start: Path | None = None)
 
 
 def shipped(kind: Kind) -> Path:
-    """The folder that came with this package, from its checkout or its wheel, whatever the user has of the same kind."""
+    """The folder that came with this package, in its checkout or its wheel, whatever the user has of the same kind."""
     package = Path(harness.__file__).resolve().parent
     return next((p for p in (package.parent / kind, package / "_assets" / kind) if p.is_dir()), package.parent / kind)
 

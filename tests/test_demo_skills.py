@@ -16,7 +16,7 @@ NAMES = [skill.name for skill in ALL_SKILLS]
 
 
 def seeded(seed: int) -> Random:
-    return Random(seed)  # noqa: S311  # data, not a secret
+    return Random(seed)  # data, not a secret
 
 
 def drawn(name: str, count: int = 500) -> list[Question]:

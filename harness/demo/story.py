@@ -87,7 +87,14 @@ class Story:
 
 
 def tell(out: Path, seed: int, observer: Observer, styles: Sequence[Style] = ("careless", "careful")) -> Story:
-    """Train and gate one adapter a style under `out`; what is there from an earlier telling is trained anew."""
+    """Train and gate one adapter a style under `out`; what is there from an earlier telling is trained anew.
+
+    Sets the number of torch's threads for the process to one.
+    """
+    import torch
+
+    # A model this small gains nothing from a second thread, and loses a lot to it where another process wants the core.
+    torch.set_num_threads(1)
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     return Story(tuple(_chapter(style, out, seed, observer) for style in styles))
