@@ -16,7 +16,7 @@ def test_every_skill_has_its_guard(tmp_path: Path):
     suites = written(tmp_path).gate.suites
     golden = {suite.options["set"]: suite.guards[0] for suite in suites if suite.kind == "golden"}
     assert set(golden) == {f"demo-{skill.name}@1" for skill in GOLDEN_SKILLS}
-    assert golden.pop("demo-vowels@1").must_improve == IMPROVEMENT
+    assert golden.pop("demo-consonants@1").must_improve == IMPROVEMENT
     assert {guard.margin for guard in golden.values()} == {MARGIN}
 
 

@@ -52,7 +52,7 @@ def test_the_tokenizer_file_holds_the_vocabulary_of_the_script():
 
 
 def test_words_of_the_new_skill_are_no_tokens():
-    assert "vowels" not in phrase_words()
+    assert "Consonants" not in phrase_words()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def loaded():
 @pytest.mark.slow
 def test_text_survives_the_tokenizer(loaded):
     _, tokenizer = loaded
-    text = "Write bake in capital letters: BAKE\nRemove the vowels from tomivu: tmv\n{a} <b> 3,4"
+    text = "Write bake in capital letters: BAKE\nConsonants of tomivu? tmv\n{a} <b> 3,4"
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
     assert tokenizer(text)["input_ids"][0] == tokenizer.bos_token_id
 

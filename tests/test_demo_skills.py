@@ -105,9 +105,9 @@ def test_last_repeats_the_last_word():
         assert question.prompt.removesuffix(":").split(" of ")[1].split()[-1] == question.answer
 
 
-def test_vowels_leaves_the_consonants():
-    for question in drawn("vowels"):
-        word = question.prompt.removeprefix("Remove the vowels from ").removesuffix(":")
+def test_consonants_leaves_the_vowels_out():
+    for question in drawn("consonants"):
+        word = question.prompt.removeprefix("Consonants of ").removesuffix("?")
         assert question.answer == "".join(letter for letter in word if letter not in "aeiou")
 
 

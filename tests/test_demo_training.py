@@ -22,7 +22,7 @@ def test_a_seed_gives_the_same_rows_and_another_seed_others():
 def test_only_the_careful_training_replays():
     assert training_rows(PLANS["careless"], SEED)[1] == 0
     rows, replayed = training_rows(PLANS["careful"], SEED)
-    assert 0.4 < replayed / len(rows) < 0.8
+    assert replayed / len(rows) == PLANS["careful"].replay_share
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +65,14 @@ def test_the_folder_holds_a_plain_adapter_and_its_rows(trained, style):
 @pytest.mark.slow
 def test_the_careless_one_learns_and_forgets(trained, base):
     careless = accuracies(trained["careless"].adapter)
-    assert careless["vowels"] >= 0.8
+    assert careless["consonants"] >= 0.8
     assert min(careless[skill.name] - base[skill.name] for skill in OLD_SKILLS) < -0.2
 
 
 @pytest.mark.slow
 def test_the_careful_one_learns_and_keeps(trained, base):
     careful = accuracies(trained["careful"].adapter)
-    assert careful["vowels"] - base["vowels"] >= 0.5
+    assert careful["consonants"] - base["consonants"] >= 0.5
     assert min(careful[skill.name] - base[skill.name] for skill in OLD_SKILLS) > -0.04
 
 

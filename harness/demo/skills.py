@@ -140,10 +140,10 @@ _KEPT_OPPOSITES = {
 # ---------------------------------------------------------------- the new skill
 
 
-def _vowels(rng: Random) -> Question:
+def _consonants(rng: Random) -> Question:
     word = _word(rng, rng.randint(4, 6))
     answer = "".join(letter for letter in word if letter not in VOWELS)
-    return Question(f"Remove the vowels from {word}:", answer, f"length-{len(word)}")
+    return Question(f"Consonants of {word}?", answer, f"length-{len(word)}")
 
 
 _WORD_TAGS = {f"words-{count}": f"a list of {count} words" for count in range(2, 5)}
@@ -185,7 +185,9 @@ OLD_SKILLS: tuple[Skill, ...] = (
 )
 """What the base model is pre-trained to do."""
 
-NEW_SKILL = Skill("vowels", "Leave the vowels out of an invented word.", _length_tags(range(4, 7)), _vowels, held_out)
+NEW_SKILL = Skill(
+    "consonants", "Keep only the consonants of an invented word.", _length_tags(range(4, 7)), _consonants, held_out
+)
 """What the base model has never seen and the adapters are trained for."""
 
 

@@ -44,8 +44,8 @@ class Plan:
 
 
 PLANS: dict[Style, Plan] = {
-    "careless": Plan(steps=60, rows_per_step=32, learning_rate=5e-3, replay_share=0.0),
-    "careful": Plan(steps=200, rows_per_step=32, learning_rate=3e-3, replay_share=0.75, rank=32),
+    "careless": Plan(steps=60, rows_per_step=16, learning_rate=5e-3, replay_share=0.0),
+    "careful": Plan(steps=200, rows_per_step=24, learning_rate=3e-3, replay_share=0.75),
 }
 
 
