@@ -1,7 +1,7 @@
 """Pre-train the demo's base model from nothing: `python -m harness.demo.pretrain --out harness/demo/model --seed 0`.
 
 A document is a line of questions with their answers, of one skill or of several, so that the model also knows a
-few-shot prompt when it sees one. Only answers are learnt from. About ten minutes on two cores.
+few-shot prompt when it sees one. Only answers are learnt from. About eleven minutes on one core.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,10 @@ def train_adapter(
     data = out / DATA_NAME
     examples = [{"prompt": row.prompt, "completion": f" {row.answer}"} for row in rows]
     data.write_text("".join(json.dumps(example) + "\n" for example in examples), encoding="utf-8")
-    loss = _fit(plan, examples, out, seed, base, on_step)
+    with warnings.catch_warnings():
+        # TRL still reads a property that transformers has renamed; nothing for the reader of a demo.
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+        loss = _fit(plan, examples, out, seed, base, on_step)
     return TrainingSummary(
         style=style,
         seed=seed,
@@ -134,9 +138,9 @@ def _fit(plan: Plan, examples: list[dict[str, str]], out: Path, seed: int, base:
             seed=seed,
             use_cpu=True,
             bf16=False,
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             report_to="none",
-            logging_steps=_LOG_EVERY,
+            logging_steps=min(_LOG_EVERY, plan.steps),
             save_strategy="no",
             disable_tqdm=True,
         ),

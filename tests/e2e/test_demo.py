@@ -31,7 +31,7 @@ def test_the_careless_adapter_is_blocked_and_the_careful_one_promoted(tmp_path: 
 
     careful = gated("careful", tmp_path, seed)
     assert careful.verdict == "promote", careful.reasons
-    (new,) = (c for c in careful.comparisons if c.must_improve is not None)
+    (new,) = (c for c in careful.comparisons if c.required and c.must_improve is not None)
     assert new.outcome == "pass"
     assert new.difference is not None
     assert new.difference > 0.5
