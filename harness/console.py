@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import words
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InfrastructureError
 from harness.progress import Observer
 from harness.records import Comparison, Decision, Verdict
 from harness.report._text import plain, stripped
@@ -274,12 +274,22 @@ def _outcome(comparison: Comparison) -> str:
 # ---------------------------------------------------------------- rich
 
 
+class _Quiet(Console):
+    """rich ends the program with exit code 1 when its reader is gone, which would read as BLOCK."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave with the exit code of an infrastructure failure; what was decided stands in the run directory."""
+        self.quiet = True
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the interpreter flushes it at its end
+        raise InfrastructureError("whoever read the output went away; the verdict is in the run directory")
+
+
 def _console(stream: TextIO) -> Console:
     encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "")
     if not encoding.startswith("utf") and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")  # a verdict must not fail on a terminal without ✓
     width = None if stream.isatty() else int(os.environ.get("COLUMNS", _LOG_WIDTH))
-    return Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
+    return _Quiet(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
 def _table(title: str, columns: Sequence[str], *, right: Sequence[int] = ()) -> Table:

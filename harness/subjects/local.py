@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness import adapters, plugins
 from harness.engine import CausalModel, Engine
-from harness.errors import PluginError, SubjectError
+from harness.errors import AdapterError, PluginError, SubjectError
 from harness.records import Check, Message, Request, content_hash
 from harness.subjects import Answers, Subject, SubjectContext, _checks, _files
 from harness.subjects._weights import AdapterSpec, Weights, WeightsSpec, acquire, release
@@ -76,6 +76,8 @@ def build(options: Options, context: SubjectContext) -> LocalSubject:
     dtype = choose_dtype(options.dtype, device)
     spec = WeightsSpec(files.folder, dtype, device, options.quantization, files.remote_code)
     tokenizer, tokenizer_folder = _tokenizer(options, files, context.folder)
+    if adapter is not None:
+        _refuse_foreign(adapter, files, options.model)
     weights = acquire(context.pool, spec, adapter)
     return LocalSubject(options, context.pool, files, adapter, weights, tokenizer, tokenizer_folder)
 
@@ -240,6 +242,13 @@ def context_length(config: Any, tokenizer: Any) -> int:
     declared = getattr(tokenizer, "model_max_length", None)
     # transformers writes an absurdly large number where a tokenizer declares no length.
     return int(declared) if declared is not None and declared < 1e9 else _DEFAULT_CONTEXT
+
+
+def _refuse_foreign(adapter: AdapterSpec, files: _files.ModelFiles, base_name: str) -> None:
+    """Say that an adapter is another base's before its loader does, at length and tensor by tensor."""
+    for check in adapters.preflight(adapter.folder, files.folder, base_name=base_name):
+        if check.name == "adapter-for-base" and not check.passed:
+            raise AdapterError(check.detail)
 
 
 def _adapter(options: Options, folder: Path) -> AdapterSpec | None:
