@@ -164,6 +164,7 @@ def test_a_lock_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     assert sorted(p.name for p in tmp_path.iterdir()) == ["LOCK.yaml", "sums"]
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_half_a_lock(tmp_path: Path) -> None:
     frozen(tmp_path)
     stop, broken = threading.Event(), []

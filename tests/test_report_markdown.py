@@ -101,6 +101,7 @@ def test_the_same_document_gives_the_same_text() -> None:
     assert render(document()) == render(document())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [40, 4_000, 40_000])
 @pytest.mark.parametrize("guards", [3, 800])
 def test_it_fits_a_comment_and_says_what_it_left_out(length: int, guards: int) -> None:

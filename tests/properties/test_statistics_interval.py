@@ -74,6 +74,7 @@ def test_interval_mean_and_outcome_agree(
         assert low <= -margin <= high
 
 
+@pytest.mark.slow
 @SOME
 @given(PATHS, MARGINS, ESTIMANDS)
 def test_bounds_only_tighten(clusters: list[Cluster], margin: float, estimand: Estimand) -> None:
@@ -118,6 +119,7 @@ def every_order(clusters: Sequence[Cluster]) -> tuple[Floats, Floats, Floats, Fl
     return (sizes / left).prod(axis=1), draws.sums[orders], draws.scored[orders].astype(float), sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimand", ["frozen", "population"])
 def test_error_rates_by_simulation(estimand: Estimand) -> None:
     setting = Setting(400, 0.12, 0.05, 0.05, 0.05, estimand)
