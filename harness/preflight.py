@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 
-from harness.execution.local import Evaluation, SuiteState
+from harness.execution.local import UNANSWERED, Evaluation, SuiteState
 from harness.records import AnsweredPair, Check, Guard, Output, ScorePair
 from harness.statistics.proportions import proportion_lower_bound
 
@@ -39,8 +39,7 @@ def _ask_again(evaluation: Evaluation, state: SuiteState, count: int) -> list[tu
     requests = [request for group in per_sample for request in group]
     backwards = requests[::-1]
     outputs = {i: output for batch in subject.answer(backwards) for i, output in batch}
-    absent = Output(failure="the subject gave no answer to this request")
-    flat = iter(outputs.get(i, absent) for i in reversed(range(len(backwards))))
+    flat = iter(outputs.get(i, UNANSWERED) for i in reversed(range(len(backwards))))
     return [tuple(next(flat) for _ in group) for group in per_sample]
 
 

@@ -169,10 +169,10 @@ def answer_cached(
         cache.put(subject.fingerprint, [(missing[i], output) for i, output in batch])
         outputs.update((place, output) for i, output in batch for place in places[missing[i]])
         tell(len(outputs))
-    return [outputs.get(index, _UNANSWERED) for index in range(len(requests))]
+    return [outputs.get(index, UNANSWERED) for index in range(len(requests))]
 
 
-_UNANSWERED = Output(failure="the subject gave no answer to this request")
+UNANSWERED = Output(failure="the subject gave no answer to this request")
 
 
 def _chunk_ends(samples: Sequence[Sample], schedule: Schedule) -> Iterator[int]:
