@@ -69,7 +69,7 @@ class OutputCache:
             rows = list(self._rows(subject, list(index_of)))
         except sqlite3.Error as error:
             raise self._broken(error) from error
-        return {i: Output(**json.loads(output)) for key, output in rows for i in index_of[key]}
+        return {i: Output.from_json(json.loads(output)) for key, output in rows for i in index_of[key]}
 
     def put(self, subject: str, answers: Sequence[tuple[Request, Output]]) -> None:
         """Store answers durably before returning; failures are left out, and what is there already stays."""

@@ -95,6 +95,10 @@ class Output:
 
     `text` answers Generate; `logprob` (nats, ≤ 0) answers the two likelihood requests; `is_greedy` says whether
     the continuation is what greedy decoding would have produced. `tokens` counts the tokens generated or scored.
+
+    A local model also leaves the token `ids` that it generated (an end token included), the log-probability in nats
+    that it gave each (`logprobs`, of equal length), and `near_ties`, how many choices were so close that float noise
+    could have turned them. They serve drafts and drift, never a score.
     """
 
     text: str | None = None
@@ -103,6 +107,15 @@ class Output:
     tokens: int = 0
     truncated: bool = False
     failure: str | None = None
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    near_ties: int = 0
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Output:
+        """The output that `asdict` wrote; raises TypeError or ValueError for anything else."""
+        listed = {key: tuple(record[key]) for key in ("ids", "logprobs") if key in record}
+        return cls(**{**record, **listed})
 
     def __post_init__(self) -> None:
         answered = self.text is not None or self.logprob is not None
@@ -110,6 +123,18 @@ class Output:
             raise ValueError("an output holds either an answer or a failure")
         if self.logprob is not None and not math.isfinite(self.logprob):
             raise ValueError("a log-likelihood must be finite; report a failure instead")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A guess at an answer, to be verified instead of generated: another subject's answer to the same request.
+
+    `ids` are tokens of the tokenizer whose file hash is `tokenizer`; for any other tokenizer only `text` counts.
+    """
+
+    text: str
+    ids: tuple[int, ...] = ()
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

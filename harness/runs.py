@@ -240,8 +240,8 @@ def _entry_from_json(record: Mapping[str, Any]) -> Entry:
         record["prompt"],
         record["target"],
         tuple(record["tags"]),
-        tuple(Output(**o) for o in record["baseline"]),
-        tuple(Output(**o) for o in record["candidate"]),
+        tuple(Output.from_json(o) for o in record["baseline"]),
+        tuple(Output.from_json(o) for o in record["candidate"]),
         {m: (Score(**b), Score(**c)) for m, (b, c) in record["scores"].items()},
     )
 

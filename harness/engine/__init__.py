@@ -7,7 +7,7 @@ be faster. Engines know nothing of files, adapters or hubs: they see a `CausalMo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,6 +44,13 @@ class CausalModel:
 class Engine(Protocol):
     """Answers requests with one model; see `harness.subjects.Subject.answer` for what is promised."""
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Answers]:
-        """Answer every request exactly once, in batches, each yielded when it is finished."""
+    def answer(self, requests: Sequence[Request], drafts: Mapping[int, Sequence[int]]) -> Iterator[Answers]:
+        """Answer every request exactly once, in batches, each yielded when it is finished.
+
+        `drafts` maps an index in `requests` to token ids that may turn out to be the answer's.
+        """
+        ...
+
+    def remarks(self) -> Sequence[str]:
+        """See `harness.subjects.Subject.remarks`."""
         ...

@@ -9,7 +9,7 @@ lets a finished row run on until its whole batch is done.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,8 +52,12 @@ class PlainEngine:
         self._cuts = options.truncate == "left"
         self._encoder = Encoder(model.tokenizer)
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Answers]:
-        """See `Engine.answer`; the likelihood requests come first, longest first, then the generations."""
+    def remarks(self) -> Sequence[str]:
+        """Nothing to tell."""
+        return ()
+
+    def answer(self, requests: Sequence[Request], drafts: Mapping[int, Sequence[int]]) -> Iterator[Answers]:
+        """See `Engine.answer`: likelihoods first, longest first, then generations, without any draft."""
         refused: Answers = []
         pieces: list[Piece] = []
         tallies: dict[int, Tally] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.records import Check, Message, Output, Request
+from harness.records import Check, Draft, Message, Output, Request
 
 Answers = list[tuple[int, Output]]
 """(index of the request, its output), for the requests that one batch finished."""
@@ -41,12 +41,17 @@ class Subject(Protocol):
         """The text that the chat template makes of `messages`; raises SubjectError where there is no template."""
         ...
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Answers]:
+    def answer(self, requests: Sequence[Request], drafts: Sequence[Draft | None] = ()) -> Iterator[Answers]:
         """Answer every request exactly once, in batches of any size and order, each yielded when it is finished.
 
+        `drafts` holds a guess for each request, or nothing at all; it may make an answer quicker, never different.
         A request that cannot be answered (too long, NaN logits, a server's refusal) yields an output with its
         `failure`, never an invented answer. SubjectError is for a subject that cannot be asked at all.
         """
+        ...
+
+    def remarks(self) -> Sequence[str]:
+        """How the answers so far were made, in sentences worth telling: near-ties, fallbacks, what was saved."""
         ...
 
     def checks(self, baseline: Subject) -> Sequence[Check]:

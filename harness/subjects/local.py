@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from harness import adapters, plugins
 from harness.engine import CausalModel, Engine
 from harness.errors import AdapterError, PluginError, SubjectError
-from harness.records import Check, Message, Request, content_hash
+from harness.records import Check, Draft, Message, Request, content_hash
 from harness.subjects import Answers, Subject, SubjectContext, _checks, _files
 from harness.subjects._weights import AdapterSpec, Weights, WeightsSpec, acquire, release
 
@@ -50,9 +50,10 @@ class Options(BaseModel):
     device: str = Field("auto", description="auto is cuda, then mps, then cpu")
     quantization: Literal["none", "4bit", "8bit"] = Field("none", description="bitsandbytes NF4 or LLM.int8")
     max_length: int | None = Field(None, ge=2, description="context in tokens (default: the model's own)")
-    batch_size: int = Field(16, ge=1, description="rows of a batch; halved when memory runs out")
+    batch_size: int | None = Field(None, ge=1, description="most rows of a batch (default: the engine's own choice)")
     truncate: Literal["refuse", "left"] = Field("refuse", description="what becomes of a prompt that is too long")
     engine: str = Field("plain", description="how requests are batched; every engine gives the same answers")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="the engine's own options")
     trust_remote_code: tuple[str, ...] = Field((), description="models, by exact name, whose own code may run")
 
     @model_validator(mode="after")
@@ -105,7 +106,8 @@ class LocalSubject:
         # A merged adapter has become the weights, so nothing is left to switch on.
         self._switched = None if adapter is None or adapter.merge else adapter
         self._weights = weights
-        self._tokenizer_folder = tokenizer_folder
+        self._tokenizer_digest = _files.digest(_files.tokenizer_hashes(tokenizer_folder))
+        self._foreign_drafts = 0
         self._closed = False
         self.causal = self._causal()
         self.chat_fingerprint = content_hash({"template": _template(tokenizer), "special": _special_tokens(tokenizer)})
@@ -127,11 +129,17 @@ class LocalSubject:
             raise SubjectError(f"the chat template of {self.name} refuses these messages: {error}") from error
         return str(text)
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Answers]:
-        """See `Subject.answer`."""
+    def answer(self, requests: Sequence[Request], drafts: Sequence[Draft | None] = ()) -> Iterator[Answers]:
+        """See `Subject.answer`; a draft of another tokenizer is encoded anew from its text."""
         if self._closed:
             raise SubjectError(f"{self.name} has been closed")
-        return self._engine.answer(requests)
+        return self._engine.answer(requests, {i: self._ids(d) for i, d in enumerate(drafts) if d is not None})
+
+    def remarks(self) -> Sequence[str]:
+        """See `Subject.remarks`."""
+        foreign = self._foreign_drafts
+        told = [f"{foreign} drafts came from another tokenizer and were encoded anew"] if foreign else []
+        return [*told, *self._engine.remarks()]
 
     def checks(self, baseline: Subject) -> Sequence[Check]:
         """See `Subject.checks`: the adapter is safe, made for this base and at work; both are asked the same thing."""
@@ -167,10 +175,19 @@ class LocalSubject:
             self._closed = True
             release(self._pool, self._weights)
 
+    def _ids(self, draft: Draft) -> Sequence[int]:
+        if draft.ids and draft.tokenizer == self._tokenizer_digest:
+            return draft.ids
+        self._foreign_drafts += 1
+        ids: list[int] = self.tokenizer.encode(draft.text, add_special_tokens=False, verbose=False)
+        return ids
+
     @functools.cached_property
     def _engine(self) -> Engine:
         module = plugins.load("engine", self._options.engine)
-        values = {"batch_size": self._options.batch_size, "truncate": self._options.truncate}
+        values = {"truncate": self._options.truncate, **self._options.engine_options}
+        if self._options.batch_size is not None:
+            values["batch_size"] = self._options.batch_size
         chosen = plugins.options("engine", self._options.engine, values, where=f"engine {self._options.engine}")
         engine: Engine = module.build(chosen, self.causal)
         return engine
@@ -194,7 +211,7 @@ class LocalSubject:
             "adapter": None if self._adapter is None else self._adapter.digest,
             "peft_type": None if self._adapter is None else self._adapter.peft_type,
             "merged": self._options.merge,
-            "tokenizer_sha256": _files.digest(_files.tokenizer_hashes(self._tokenizer_folder)),
+            "tokenizer_sha256": self._tokenizer_digest,
             "chat_template_sha256": content_hash(_template(self.tokenizer)),
             "dtype": spec.dtype,
             "device_type": spec.device.partition(":")[0],

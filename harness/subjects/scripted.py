@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.errors import DataError, at
 from harness.records import (
     Check,
+    Draft,
     Generate,
     LogLikelihood,
     Message,
@@ -68,14 +69,18 @@ class ScriptedSubject:
         """See `Subject.render_chat`."""
         return _as_text(tuple(messages))
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Answers]:
-        """See `Subject.answer`."""
+    def answer(self, requests: Sequence[Request], drafts: Sequence[Draft | None] = ()) -> Iterator[Answers]:
+        """See `Subject.answer`; a script needs no draft."""
         size = self._options.batch_size
         for start in range(0, len(requests), size):
             batch = range(start, min(start + size, len(requests)))
             self._write_log([requests[i] for i in batch])
             time.sleep(self._options.delay)
             yield [(i, self._answers.get(_key_of(requests[i]), _UNKNOWN)) for i in batch]
+
+    def remarks(self) -> Sequence[str]:
+        """Nothing to tell."""
+        return ()
 
     def checks(self, baseline: Subject) -> Sequence[Check]:
         """Nothing to check: a script cannot be applied wrongly."""
