@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from harness.engine._answers import cut
 from harness.engine._batches import in_batches
-from harness.engine._decoding import cut
 from harness.engine._encoding import Encoder, rolling_windows
 from harness.engine._likelihood import Piece, Tally, rows_of
 from harness.records import Generate, LogLikelihood, Output, Request, RollingLogLikelihood
@@ -29,14 +29,14 @@ class Characters:
 
     bos_token_id, eos_token_id, bos_token = ord("^"), ord("$"), "^"
 
-    def encode(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> list[int]:
-        return [ord(c) for c in ("^" if add_special_tokens else "") + text]
+    def __call__(self, texts: list[str], add_special_tokens: bool, verbose: bool) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[ord(c) for c in ("^" if add_special_tokens else "") + text] for text in texts]}
 
-    def decode(self, ids: int | list[int]) -> str:
+    def decode(self, ids: int | Sequence[int]) -> str:
         return chr(ids) if isinstance(ids, int) else "".join(map(chr, ids))
 
 
-def spelled(pair: tuple[list[int], list[int]]) -> tuple[str, str]:
+def spelled(pair: tuple[Sequence[int], Sequence[int]]) -> tuple[str, str]:
     return Characters().decode(pair[0]), Characters().decode(pair[1])
 
 
@@ -49,14 +49,21 @@ def test_an_empty_context_is_bos_and_a_leading_bos_is_not_doubled() -> None:
     assert spelled(encoder.pair("", "abc")) == ("^", "abc")
     assert spelled(encoder.pair("", "^abc")) == ("^", "abc")
     assert spelled(encoder.pair("^a", "b")) == ("^a", "b")
-    assert encoder.prompt("^ab") == [ord(c) for c in "^ab"]
+    assert encoder.prompt("^ab") == tuple(ord(c) for c in "^ab")
+
+
+def test_choices_of_one_question_share_the_ids_of_their_context() -> None:
+    encoder = Encoder(Characters())
+    encoder.prime([("ask ", "a"), ("ask ", "b"), ("", "c")])
+    assert encoder.pair("ask ", "a")[0] is encoder.pair("ask ", "b")[0]
+    assert spelled(encoder.pair("ask ", "b")) == ("^ask", " b")
 
 
 def test_rolling_windows_predict_every_token_once_with_full_context() -> None:
-    windows = list(rolling_windows(list(range(10)), 99, 4))
-    assert windows == [([99], [0, 1, 2, 3]), ([3], [4, 5, 6, 7]), ([5, 6, 7], [8, 9])]
+    windows = list(rolling_windows(tuple(range(10)), 99, 4))
+    assert windows == [((99,), (0, 1, 2, 3)), ((3,), (4, 5, 6, 7)), ((5, 6, 7), (8, 9))]
     assert [t for _, predicted in windows for t in predicted] == list(range(10))
-    assert list(rolling_windows([], 99, 4)) == []
+    assert list(rolling_windows((), 99, 4)) == []
 
 
 def test_choices_of_one_token_share_a_row_and_rows_come_longest_first() -> None:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from harness.engine._encoding import Encoder
 from harness.records import Message, Output, Request
 
 Answers = list[tuple[int, Output]]
@@ -25,13 +26,16 @@ class CausalModel:
     `activate()` is entered for every batch and left before its answers are yielded, because several subjects share
     one set of weights: it yields the transformers (or PEFT) model with this subject's adapter in force, in eval mode
     and without gradients. `max_length` counts tokens, prompt and answer together; `virtual_tokens` of them are taken
-    by a prompt-learning adapter. `render` is the subject's chat template with the generation prompt added.
+    by a prompt-learning adapter. `dtype` is what the model computes in (float32, float16 or bfloat16). `render` is the
+    subject's chat template with the generation prompt added. Subjects of one tokenizer may share an `encoder`.
     """
 
     tokenizer: Any
+    encoder: Encoder
     max_length: int
     virtual_tokens: int
     device: str
+    dtype: str
     activate: Callable[[], AbstractContextManager[Any]]
     render: Callable[[Sequence[Message]], str]
 

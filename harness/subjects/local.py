@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness import adapters, plugins
 from harness.engine import CausalModel, Engine
+from harness.engine._encoding import Encoder
 from harness.errors import AdapterError, PluginError, SubjectError
 from harness.records import Check, Draft, Message, Request, content_hash
 from harness.subjects import Answers, Subject, SubjectContext, _checks, _files
@@ -106,6 +107,7 @@ class LocalSubject:
         # A merged adapter has become the weights, so nothing is left to switch on.
         self._switched = None if adapter is None or adapter.merge else adapter
         self._weights = weights
+        self._tokenizer_folder = tokenizer_folder
         self._tokenizer_digest = _files.digest(_files.tokenizer_hashes(tokenizer_folder))
         self._foreign_drafts = 0
         self._closed = False
@@ -196,12 +198,19 @@ class LocalSubject:
         config = self._weights.base.config
         return CausalModel(
             tokenizer=self.tokenizer,
+            encoder=self._encoder(),
             max_length=self._options.max_length or context_length(config, self.tokenizer),
             virtual_tokens=self._weights.virtual_tokens(self._switched),
             device=self._weights.spec.device,
+            dtype=self._weights.spec.dtype,
             activate=lambda: self._weights.using(self._switched),
             render=self.render_chat,
         )
+
+    def _encoder(self) -> Encoder:
+        """Shared by folder, not by hash: transformers chooses a tokenizer's class by the model config beside it."""
+        encoder: Encoder = self._pool.setdefault(("encoder", self._tokenizer_folder), Encoder(self.tokenizer))
+        return encoder
 
     def _identity(self) -> dict[str, Any]:
         """What can change an output, and nothing else: hashed for the fingerprint, listed in the manifest."""
