@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -24,6 +24,7 @@ from harness import __version__
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, Interrupted, UsageError
 
 if TYPE_CHECKING:
+    from harness.gate import GateResult
     from harness.progress import Observer
     from harness.records import Verdict
     from harness.statistics.power import Plan
@@ -71,20 +72,31 @@ def main(arguments: list[str] | None = None) -> None:
 @app.command()
 def gate(
     config: Annotated[Path, typer.Argument(help="A gate.yaml.")] = Path("gate.yaml"),
-    candidate: Annotated[Path | None, typer.Option(help="Gate this adapter or checkpoint instead.")] = None,
+    candidate: Annotated[
+        list[Path] | None, typer.Option(help="Gate this adapter or checkpoint instead; repeat for several.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Answer both with this engine; plain is the reference.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that receives the run directory.")] = None,
     as_json: Json = False,
 ) -> int:
-    """Evaluate baseline and candidate on the same samples and decide: promote, block or hold."""
+    """Evaluate baseline and candidate on the same samples and decide: promote, block or hold.
+
+    Exit code: 0 promote, 1 block, 2 usage or configuration, 3 hold, 4 infrastructure failure. Several candidates are
+    compared with one baseline, each with a verdict of its own; the exit code is that of the worst: block, then hold,
+    then promote.
+    """
     from harness.config import load_gate
-    from harness.gate import run_gate, with_candidate
+    from harness.gate import run_gates, with_candidates, with_engine
 
     loaded = load_gate(config)
-    if candidate is not None:
-        loaded = with_candidate(loaded, candidate)
+    if engine is not None:
+        loaded = with_engine(loaded, engine)
+    configs = with_candidates(loaded, candidate) if candidate else [loaded]
     with _watching() as observer:
-        result = run_gate(loaded, observer, out=out)
-    return _conclude(result.verdict, as_json, run=result.path, report=result.reports[0])
+        results = run_gates(configs, observer, out=out)
+    if len(results) > 1:
+        return _conclude_several(results, as_json)
+    return _conclude(results[0].verdict, as_json, run=results[0].path, report=results[0].reports[0])
 
 
 @app.command()
@@ -301,6 +313,24 @@ def _conclude(verdict: Verdict, as_json: bool, *, run: Path | None = None, repor
 
         print_verdict(verdict, report=report)
     return EXIT_CODES[verdict.verdict]
+
+
+def _conclude_several(results: Sequence[GateResult], as_json: bool) -> int:
+    """Print every candidate's verdict and a table of all; the exit code of the worst."""
+    from harness.records import EXIT_CODES, worst
+
+    verdict = worst(result.verdict.verdict for result in results)
+    if as_json:
+        each = [{"candidate": r.candidate, "run": str(r.path), **r.verdict.as_json()} for r in results]
+        _print_json({"verdict": verdict, "candidates": each})
+    else:
+        from harness.console import print_candidates, print_verdict
+
+        for result in results:
+            typer.echo(f"\n{result.candidate}")
+            print_verdict(result.verdict, report=result.reports[0])
+        print_candidates([(result.candidate, result.verdict, result.path) for result in results])
+    return EXIT_CODES[verdict]
 
 
 def _say(as_json: bool, document: Any, sentence: str) -> int:

@@ -83,7 +83,7 @@ class PolicySection(Section):
     sequential: bool = Field(True, description="stop as soon as every required guard is decided")
     seed: int = Field(0, description="mixed into the order of samples, fixed before any output exists")
     first_chunk: int = Field(64, ge=1, description="samples of a suite asked before the first look")
-    growth: float = Field(1.5, ge=1, description="each chunk is this many times the one before")
+    growth: float = Field(1.5, ge=1, description="each chunk is this many times the one before, up to 2,048 samples")
     noise_probe: int = Field(16, ge=0, description="samples a suite asked twice of the baseline; 0 turns it off")
 
 

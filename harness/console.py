@@ -30,6 +30,7 @@ from harness.report._text import plain, stripped
 QUIET_SECONDS = 5.0  # the shortest time between two progress lines in a log
 _LOG_WIDTH = 160  # a log has no width; rich would take 80 and fold every table
 _FULL_WIDTH = 140  # a narrower terminal gets the columns that decide
+_GUARD_COLUMNS = 3  # required guards that get a column each in the table of candidates
 
 _STYLE = {"pass": "green", "regressed": "bold red", "undecided": "yellow"}
 _VERDICT: dict[Decision, tuple[str, str]] = {
@@ -75,7 +76,7 @@ class Board:
 
     def stage(self, text: str) -> None:
         """See `Observer.stage`."""
-        self._stage, self._asking = stripped(text), ""
+        self._stage, self._asking, self._left, self._states = stripped(text), "", None, []
 
     def asking(self, suite: str, arm: str, done: int, total: int) -> None:
         """See `Observer.asking`."""
@@ -110,6 +111,7 @@ class Lines:
 
     def stage(self, text: str) -> None:
         """See `Observer.stage`."""
+        self._decided = {}
         self._say(f"== {text}")
 
     def asking(self, suite: str, arm: str, done: int, total: int) -> None:
@@ -201,6 +203,30 @@ def print_verdict(verdict: Verdict, *, report: Path | None = None, stream: TextI
     _print_guards(console, verdict)
     if report is not None:
         console.print(Text(f"Report: {stripped(str(report))}"), soft_wrap=True)
+
+
+def print_candidates(results: Sequence[tuple[str, Verdict, Path]], *, stream: TextIO | None = None) -> None:
+    """All candidates of one run, a line each: (name, verdict, run directory).
+
+    A few required guards have a column each; of many, only the worst of each candidate is shown.
+    """
+    labels = [c.label for c in results[0][1].comparisons if c.required]
+    each = len(labels) <= _GUARD_COLUMNS
+    rows = []
+    for name, verdict, run in results:
+        cells = [_brief(c) for c in verdict.comparisons if c.required] if each else [_worst(verdict)]
+        rows.append((name, f"{_VERDICT[verdict.verdict][0]} {verdict.verdict.upper()}", *cells, run))
+    columns = labels if each else ["worst required guard"]
+    print_table("Candidates", ("candidate", "verdict", *columns, "run"), rows, stream=stream)
+
+
+def _worst(verdict: Verdict) -> str:
+    comparison = words.worst(verdict)
+    return words.MISSING if comparison is None else f"{comparison.label} {_brief(comparison)}"
+
+
+def _brief(comparison: Comparison) -> str:
+    return f"{words.difference(comparison)} {words.MARK[comparison.outcome]}"
 
 
 def print_error(error: HarnessError, *, stream: TextIO | None = None) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from harness import __version__, document, plugins, policy, preflight, runs
 from harness.cache import OutputCache
 from harness.config import GuardSection, LoadedConfig, SubjectSection, slug
 from harness.errors import AdapterError, ConfigError, DataError, nearest
+from harness.execution.drafts import Source
 from harness.execution.local import Evaluation, Schedule, SuiteState, open_state
 from harness.progress import Observer
 from harness.records import Check, Evidence, Guard, Verdict, content_hash
@@ -25,8 +26,9 @@ Arm = Literal["baseline", "candidate"]
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """A finished gate: the verdict, and the directory that holds everything it rests on."""
+    """A finished gate: the verdict on a candidate, and the directory that holds everything it rests on."""
 
+    candidate: str
     verdict: Verdict
     path: Path
     reports: tuple[Path, ...]
@@ -47,6 +49,26 @@ class Plan:
         settings = self.loaded.gate.policy
         return Schedule(settings.first_chunk, settings.growth, settings.sequential)
 
+    def anew(self, loaded: LoadedConfig) -> Plan:
+        """The same plan for another candidate: the same suites in the same orders, with nothing asked yet."""
+        return replace(self, loaded=loaded, states=tuple(SuiteState(s.suite, s.samples) for s in self.states))
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all candidates of a run share: the baseline, what it has answered, and what is known of it.
+
+    It stays open from the first candidate to the last, so that the baseline is loaded and asked once and the weights
+    that subjects share (`context.pool`) are never freed in between.
+    """
+
+    baseline: Subject
+    context: SubjectContext
+    cache: OutputCache
+    observer: Observer
+    noise: dict[str, Any] = field(default_factory=dict)
+    sources: list[Source] = field(default_factory=list)
+
 
 def run_gate(loaded: LoadedConfig, observer: Observer, *, out: Path | None = None) -> GateResult:
     """Gate the candidate of a configuration; a run of the same configuration and inputs is resumed.
@@ -55,25 +77,54 @@ def run_gate(loaded: LoadedConfig, observer: Observer, *, out: Path | None = Non
         UsageError: the configuration names something that does not exist or does not fit.
         InfrastructureError: a model cannot be loaded, a disk is full …; repeating the command resumes the run.
     """
+    (result,) = run_gates([loaded], observer, out=out)
+    return result
+
+
+def run_gates(configs: Sequence[LoadedConfig], observer: Observer, *, out: Path | None = None) -> list[GateResult]:
+    """Gate several candidates against one baseline, one after the other: one run directory and one verdict each.
+
+    The configurations differ in their candidate alone, see `with_candidates`. A candidate that is refused is a HOLD
+    of its own; anything that `run_gate` raises ends the whole run, and repeating the command goes on where it was.
+    """
     observer.stage("reading suites")
-    plan = make_plan(loaded, out)
+    plan = make_plan(configs[0], out)
+    loaded = plan.loaded
     with ExitStack() as stack:
         observer.stage("loading the baseline")
         context = SubjectContext(loaded.folder)
         baseline = stack.enter_context(closing(build_subject(loaded, "baseline", context)))
-        observer.stage("loading the candidate")
+        cache = stack.enter_context(OutputCache(loaded.folder / loaded.gate.cache / "outputs.sqlite"))
+        bench = Bench(baseline, context, cache, observer)
+        results = []
+        for number, config in enumerate(configs, start=1):
+            label = "" if len(configs) == 1 else f"candidate {number} of {len(configs)}, {_candidate_name(config)}: "
+            results.append(_gate_one(bench, plan.anew(config), label))
+        _tell_remarks(baseline, observer)
+    return results
+
+
+def _gate_one(bench: Bench, plan: Plan, label: str) -> GateResult:
+    """Load one candidate, evaluate it, write its run directory, and let go of it."""
+    observer = bench.observer
+    with ExitStack() as stack:
+        observer.stage(f"{label}loading the candidate")
         try:
-            candidate = stack.enter_context(closing(build_subject(loaded, "candidate", context)))
+            candidate = stack.enter_context(closing(build_subject(plan.loaded, "candidate", bench.context)))
         except AdapterError as error:
-            return _hold_unasked(plan, baseline, error)
-        manifest = _manifest(plan, baseline.describe(), candidate.describe())
+            return _hold_unasked(plan, bench.baseline, error)
+        manifest = _manifest(plan, bench.baseline.describe(), candidate.describe())
         run = stack.enter_context(closing(runs.RunDirectory(plan.root, slug(candidate.name), manifest)))
         if run.entries:
             observer.note(f"resuming {run.path}: {len(run.entries)} samples are finished")
-        cache = stack.enter_context(OutputCache(loaded.folder / loaded.gate.cache / "outputs.sqlite"))
-        evaluation = Evaluation(baseline, candidate, plan.states, plan.guards, run, cache, plan.schedule, observer)
-        verdict = _evaluate(evaluation, loaded.gate.policy.noise_probe)
-        observer.stage("writing reports")
+        evaluation = Evaluation(
+            bench.baseline, candidate, plan.states, plan.guards, run, bench.cache, plan.schedule, observer,
+            tuple(bench.sources),
+        )  # fmt: skip
+        verdict = _evaluate(evaluation, plan.loaded.gate.policy.noise_probe, bench.noise, label)
+        bench.sources.append(Source.of(candidate))
+        _tell_remarks(candidate, observer)
+        observer.stage(f"{label}writing reports")
         return _store(run, manifest, evaluation.evidence(), verdict)
 
 
@@ -164,43 +215,103 @@ def build_subject(loaded: LoadedConfig, arm: Arm, context: SubjectContext) -> Su
     return subject
 
 
-def with_candidate(loaded: LoadedConfig, candidate: Path) -> LoadedConfig:
-    """The configuration with another candidate: an adapter on the baseline's model, or a full checkpoint.
+def with_candidates(loaded: LoadedConfig, candidates: Sequence[Path]) -> list[LoadedConfig]:
+    """One configuration a candidate, named by its folder and by as many folders above it as tell it from the others.
 
     Raises:
-        ConfigError: the folder is neither.
+        ConfigError: a folder is neither an adapter nor a model, or is given twice.
+    """
+    resolved = [candidate.resolve() for candidate in candidates]
+    for index, path in enumerate(resolved):
+        if path in resolved[:index]:
+            raise ConfigError(f"--candidate {path} is given twice")
+    return [with_candidate(loaded, path, _distinct(path, resolved)) for path in resolved]
+
+
+def with_candidate(loaded: LoadedConfig, candidate: Path, name: str | None = None) -> LoadedConfig:
+    """The configuration with another candidate: an adapter on the baseline's model, or a full checkpoint.
+
+    Where the configured candidate reads recorded answers, another file of answers is a candidate too.
+
+    Raises:
+        ConfigError: the path is none of these.
     """
     candidate = candidate.resolve()
     old = loaded.gate.candidate
-    kept = {key: value for key, value in old.options.items() if key not in ("adapter", "model")}
+    kept = {key: value for key, value in old.options.items() if key not in ("adapter", "model", "answers")}
     base = loaded.gate.baseline.options.get("model")
     if (candidate / "adapter_config.json").is_file():
         chosen = {"model": old.options.get("model", base), "adapter": str(candidate)}
     elif (candidate / "config.json").is_file():
         chosen = {"model": str(candidate)}
+    elif candidate.is_file() and "answers" in old.options:
+        chosen = {"answers": str(candidate)}
     else:
         raise ConfigError(f"{candidate}: neither an adapter (adapter_config.json) nor a model (config.json) is there")
-    section = SubjectSection(kind=old.kind, name=candidate.name, **kept, **chosen)
+    section = SubjectSection(kind=old.kind, name=name or candidate.name, **kept, **chosen)
     command = f"{loaded.command} --candidate {shlex.quote(str(candidate))}"
     return replace(loaded, gate=loaded.gate.model_copy(update={"candidate": section}), command=command)
 
 
-def _evaluate(evaluation: Evaluation, noise_probe: int) -> Verdict:
-    evaluation.observer.stage("pre-flight")
-    checks = preflight.run(evaluation, noise_probe)
+def with_engine(loaded: LoadedConfig, engine: str) -> LoadedConfig:
+    """The configuration with both subjects answered by another engine; options of the engine before are dropped.
+
+    Raises:
+        ConfigError: there is no such engine, or a subject is of a kind that has none.
+    """
+    known = plugins.names("engine")
+    if engine not in known:
+        raise ConfigError(f"--engine: there is no engine {engine!r}: {nearest(engine, known)}")
+    update = {arm: _on_engine(loaded, arm, engine) for arm in get_args(Arm)}
+    command = f"{loaded.command} --engine {shlex.quote(engine)}"
+    return replace(loaded, gate=loaded.gate.model_copy(update=update), command=command)
+
+
+def _on_engine(loaded: LoadedConfig, arm: Arm, engine: str) -> SubjectSection:
+    section: SubjectSection = getattr(loaded.gate, arm)
+    fields = plugins.load("subjects", section.kind).Options.model_fields
+    if "engine" not in fields:
+        raise ConfigError(f"{loaded.where(arm)}: --engine: a subject of kind {section.kind!r} has no engine to choose")
+    changed = section.options.get("engine", fields["engine"].default) != engine
+    kept = {key: value for key, value in section.options.items() if not (changed and key == "engine_options")}
+    return SubjectSection(kind=section.kind, name=section.name, **{**kept, "engine": engine})
+
+
+def _distinct(path: Path, among: Sequence[Path]) -> str:
+    """The shortest end of `path` that no other path has."""
+    others = [other.parts for other in among if other != path]
+    lengths = range(1, len(path.parts) + 1)
+    size = next((n for n in lengths if all(other[-n:] != path.parts[-n:] for other in others)), len(path.parts))
+    return Path(*path.parts[-size:]).as_posix()
+
+
+def _evaluate(evaluation: Evaluation, noise_probe: int, noise: dict[str, Any], label: str) -> Verdict:
+    evaluation.observer.stage(f"{label}pre-flight")
+    checks = preflight.run(evaluation, noise_probe, noise)
     if all(check.passed for check in checks):
-        evaluation.observer.stage("evaluating")
+        evaluation.observer.stage(f"{label}evaluating")
         evaluation.finish()
     return policy.decide(evaluation.evidence(), evaluation.guards, checks)
 
 
+def _tell_remarks(subject: Subject, observer: Observer) -> None:
+    for remark in subject.remarks():
+        observer.note(f"{subject.name}: {remark}")
+
+
+def _candidate_name(loaded: LoadedConfig) -> str:
+    """What a candidate is called before it is loaded."""
+    section = loaded.gate.candidate
+    return section.name or Path(str(section.options.get("adapter", "candidate"))).name
+
+
 def _hold_unasked(plan: Plan, baseline: Subject, error: AdapterError) -> GateResult:
     """The candidate was refused before it was loaded: HOLD, with the refusal as the failed check."""
-    name = plan.loaded.gate.candidate.name or str(plan.loaded.gate.candidate.options.get("adapter", "candidate"))
+    name = _candidate_name(plan.loaded)
     refusal = Check("adapter-accepted", False, str(error))
-    manifest = _manifest(plan, baseline.describe(), {"name": Path(name).name, "refused": str(error)})
+    manifest = _manifest(plan, baseline.describe(), {"name": name, "refused": str(error)})
     evidence = [state.evidence(metric) for state in plan.states for metric in _metrics(plan.guards, state)]
-    with closing(runs.RunDirectory(plan.root, slug(Path(name).name), manifest)) as run:
+    with closing(runs.RunDirectory(plan.root, slug(name), manifest)) as run:
         return _store(run, manifest, evidence, policy.decide(evidence, plan.guards, [refusal]))
 
 
@@ -215,7 +326,7 @@ def _store(
     runs.write_evidence(run.path / runs.EVIDENCE, evidence)
     runs.write_json(run.path / runs.VERDICT, verdict.as_json())
     reports = document.write_reports(run.path, document.make_document(verdict, manifest, run.entries))
-    return GateResult(verdict, run.path, tuple(reports))
+    return GateResult(manifest["candidate"]["name"], verdict, run.path, tuple(reports))
 
 
 def _seed_material(loaded: LoadedConfig, suite: Suite) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from harness.execution.local import UNANSWERED, Evaluation, SuiteState
 from harness.records import AnsweredPair, Check, Guard, Output, ScorePair
@@ -25,7 +26,7 @@ def noise_floor(evaluation: Evaluation, state: SuiteState, count: int) -> Check:
     samples = state.samples[:count]
     if not guards or not samples:
         return Check(name, True, "no required guard to check" if samples else "turned off (noise_probe: 0)")
-    first = evaluation.ask("baseline", state.suite, samples)
+    (first,) = evaluation.ask("baseline", [(state.suite, samples)])
     again = _ask_again(evaluation, state, len(samples))
     pairs = [AnsweredPair(s, a, b) for s, a, b in zip(samples, first, again, strict=True)]
     scores = state.suite.score(pairs)
@@ -62,18 +63,19 @@ def _judge_noise(name: str, scores: Sequence[ScorePair], guard: Guard, state: Su
     )
 
 
-def run(evaluation: Evaluation, noise_probe: int) -> list[Check]:
+def run(evaluation: Evaluation, noise_probe: int, known: MutableMapping[str, Any] | None = None) -> list[Check]:
     """Every check of a run, in the order in which a reader wants them.
 
-    What needs a subject is found out once: a resumed run takes it from the journal.
+    What needs a subject is found out once: a resumed run takes it from the journal. `known` carries what concerns the
+    baseline alone, by name, from one candidate to the next.
     """
+    shared: MutableMapping[str, Any] = {} if known is None else known
     checks = [check for state in evaluation.states for check in state.suite.checks()]
-    checks += _remembered(evaluation, "subjects", lambda: list(evaluation.candidate.checks(evaluation.baseline)))
+    checks += _remembered(evaluation, "subjects", lambda: list(evaluation.candidate.checks(evaluation.baseline)), {})
     for state in evaluation.states:
         if all(check.passed for check in checks):
-            checks += _remembered(
-                evaluation, f"noise-floor {state.suite.name}", partial(_noise, evaluation, state, noise_probe)
-            )
+            probe = partial(_noise, evaluation, state, noise_probe)
+            checks += _remembered(evaluation, f"noise-floor {state.suite.name}", probe, shared)
     return checks
 
 
@@ -81,9 +83,12 @@ def _noise(evaluation: Evaluation, state: SuiteState, count: int) -> list[Check]
     return [noise_floor(evaluation, state, count)]
 
 
-def _remembered(evaluation: Evaluation, name: str, find_out: Callable[[], list[Check]]) -> list[Check]:
+def _remembered(
+    evaluation: Evaluation, name: str, find_out: Callable[[], list[Check]], known: MutableMapping[str, Any]
+) -> list[Check]:
     stored = evaluation.run.fact(name)
     if stored is None:
-        stored = [asdict(check) for check in find_out()]
+        stored = known.get(name) or [asdict(check) for check in find_out()]
         evaluation.run.note_fact(name, stored)
+    known[name] = stored
     return [Check(**check) for check in stored]

@@ -12,11 +12,14 @@ class Observer(Protocol):
     """Receives what happens during a run, in order, on the thread that runs it."""
 
     def stage(self, text: str) -> None:
-        """A new stage began (loading, pre-flight, evaluation, report)."""
+        """A new stage began (loading, pre-flight, evaluation, report); what guards stood at before is over."""
         ...
 
     def asking(self, suite: str, arm: str, done: int, total: int) -> None:
-        """`done` of the `total` requests of the current chunk were answered by one arm."""
+        """`done` of the `total` requests that are asked together were answered by one arm.
+
+        `suite` names the suite that they belong to, or all of them in one phrase.
+        """
         ...
 
     def guards(self, standing: Sequence[Comparison], seconds_left: float | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -339,6 +339,12 @@ class Verdict:
 
 
 EXIT_CODES: Mapping[Decision, int] = {"promote": 0, "block": 1, "hold": 3}
+_BY_CONCERN: tuple[Decision, ...] = ("promote", "hold", "block")
+
+
+def worst(decisions: Iterable[Decision]) -> Decision:
+    """The verdict on several candidates together: block before hold, hold before promote."""
+    return max(decisions, key=_BY_CONCERN.index)
 
 
 @dataclass(frozen=True, slots=True)

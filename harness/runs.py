@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.drift import AnswerDrift
 from harness.errors import StorageError
 from harness.records import Evidence, MetricSpec, Output, PairedScore, Score, content_hash
 
@@ -25,7 +26,9 @@ MANIFEST, JOURNAL, EVIDENCE, VERDICT = "manifest.json", "journal.jsonl", "eviden
 class Entry:
     """One finished sample of the journal: both subjects' outputs and the scores by metric (baseline, candidate).
 
-    `prompt`, `target` and `tags` are there for the reader, so that a report can be made without the suite.
+    `prompt`, `target` and `tags` are there for the reader, so that a report can be made without the suite. `drift`
+    holds one record for each request that both subjects answered greedily, token by token; their tokens themselves
+    stay in the output cache.
     """
 
     suite: str
@@ -36,6 +39,7 @@ class Entry:
     baseline: tuple[Output, ...]
     candidate: tuple[Output, ...]
     scores: Mapping[str, tuple[Score, Score]]
+    drift: tuple[AnswerDrift, ...] = ()
 
 
 class RunDirectory:
@@ -230,6 +234,7 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
         "baseline": [asdict(o) for o in entry.baseline],
         "candidate": [asdict(o) for o in entry.candidate],
         "scores": {m: [asdict(s) for s in pair] for m, pair in entry.scores.items()},
+        **({"drift": [asdict(d) for d in entry.drift]} if entry.drift else {}),
     }
 
 
@@ -243,6 +248,7 @@ def _entry_from_json(record: Mapping[str, Any]) -> Entry:
         tuple(Output.from_json(o) for o in record["baseline"]),
         tuple(Output.from_json(o) for o in record["candidate"]),
         {m: (Score(**b), Score(**c)) for m, (b, c) in record["scores"].items()},
+        tuple(AnswerDrift(**d) for d in record.get("drift", ())),
     )
 
 

@@ -140,6 +140,12 @@ def required(verdict: Verdict) -> list[Comparison]:
     return _by_concern(c for c in verdict.comparisons if c.required)
 
 
+def worst(verdict: Verdict) -> Comparison | None:
+    """The required guard of most concern: of those with the gravest outcome, the one with the least room left."""
+    guards = required(verdict)
+    return min((c for c in guards if c.outcome == guards[0].outcome), key=_room, default=None)
+
+
 def advisory(verdict: Verdict) -> list[Comparison]:
     """Whole-suite guards that only inform."""
     return _by_concern(c for c in verdict.comparisons if not c.required and c.slice is None)
@@ -158,6 +164,13 @@ def failed_checks(verdict: Verdict) -> list[Check]:
 def _by_concern(comparisons: Iterable[Comparison]) -> list[Comparison]:
     order: dict[Outcome, int] = {"regressed": 0, "undecided": 1, "pass": 2}
     return sorted(comparisons, key=lambda c: order[c.outcome])  # stable: the policy's order within an outcome
+
+
+def _room(comparison: Comparison) -> float:
+    """From the threshold up to the difference, as a share of the scale; a guard without any pair has most."""
+    if comparison.difference is None:
+        return math.inf
+    return (comparison.difference - threshold(comparison)) / abs(comparison.bounds[1] - comparison.bounds[0])
 
 
 def _least_decimals(comparison: Comparison) -> int:

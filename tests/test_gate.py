@@ -117,9 +117,9 @@ def test_noise_in_the_baseline_holds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     honest = scripted.ScriptedSubject.answer
     rounds = {"count": 0}
 
-    def moody(self: Any, requests: Any) -> Any:
+    def moody(self: Any, requests: Any, drafts: Any = ()) -> Any:
         rounds["count"] += 1
-        for batch in honest(self, requests):
+        for batch in honest(self, requests, drafts):
             yield [(i, replace(o, text="?") if rounds["count"] == 2 else o) for i, o in batch]
 
     monkeypatch.setattr(scripted.ScriptedSubject, "answer", moody)

@@ -2,35 +2,60 @@
 
 The order of a suite's samples and the ends of its chunks are fixed before any output exists, and whether a suite goes
 on depends on its own evidence alone. So a run that was killed and resumed, or that finds its outputs in the cache,
-asks for the same samples and ends at the same place as one that ran through.
+asks for the same samples and ends at the same place as one that ran through. The chunks of all suites that are still
+waiting are asked together, so that small suites share batches; what is decided from them is not shared.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from harness import drift
 from harness.cache import OutputCache
+from harness.execution.drafts import Drafting, Source
 from harness.policy import Table, block_level, compare, is_open
 from harness.progress import Observer
-from harness.records import AnsweredPair, Comparison, Evidence, Guard, Output, PairedScore, Request, Sample, Score
+from harness.records import (
+    AnsweredPair,
+    Comparison,
+    Evidence,
+    Generate,
+    Guard,
+    Output,
+    PairedScore,
+    Request,
+    Sample,
+    Score,
+)
 from harness.runs import Entry, RunDirectory
 from harness.statistics.ordering import commit_order
 from harness.subjects import Subject
 from harness.suites import Suite
 
 Arm = Literal["baseline", "candidate"]
+Chunk = tuple[Suite, Sequence[Sample]]
+Answered = list[tuple[Output, ...]]
+"""One tuple of outputs for each sample of a chunk."""
+
+_UNWATCHED_GROWTH = 4.0  # of chunks between which nobody looks
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How many samples of a suite are asked between two looks: `first`, then `growth` times as many each."""
+    """How many samples of a suite are asked between two looks: `first`, then `growth` times as many each.
+
+    A run that does not stop early gains nothing from a look, so its chunks grow at least fourfold. No chunk but the
+    first is larger than `most`, and no more samples than that are asked together, so that the memory of a run is set
+    by this number and not by how many samples there are.
+    """
 
     first: int = 64
     growth: float = 1.5
     stop_early: bool = True
+    most: int = 2_048
 
 
 @dataclass(slots=True)
@@ -56,6 +81,10 @@ class SuiteState:
         )
         return Evidence(self.suite.name, self.suite.metrics[metric], pairs)
 
+    def next_chunk(self, schedule: Schedule) -> Sequence[Sample]:
+        """The samples up to the next look; the suite must have some left."""
+        return self.samples[self.done : next(end for end in _chunk_ends(self.samples, schedule) if end > self.done)]
+
 
 def open_state(suite: Suite, seed_material: bytes) -> SuiteState:
     """A suite with its samples in the order that `seed_material` commits to; nothing asked yet."""
@@ -70,7 +99,10 @@ def open_state(suite: Suite, seed_material: bytes) -> SuiteState:
 
 @dataclass(slots=True)
 class Evaluation:
-    """The loop: ask, score, write to the journal, look, go on while a guard is open."""
+    """The loop: ask, score, write to the journal, look, go on while a guard is open.
+
+    `sources` are further subjects, closed by now perhaps, whose answers may serve as drafts.
+    """
 
     baseline: Subject
     candidate: Subject
@@ -80,19 +112,25 @@ class Evaluation:
     cache: OutputCache
     schedule: Schedule
     observer: Observer
+    sources: Sequence[Source] = ()
+    _drafting: Drafting = field(init=False)
+    _same_tokens: bool = field(init=False)
 
     def __post_init__(self) -> None:
         by_name = {state.suite.name: state for state in self.states}
         for entry in self.run.entries:
             by_name[entry.suite].scores[entry.sample_id] = entry.scores
+        ours, theirs = Source.of(self.baseline), Source.of(self.candidate)
+        self._drafting = Drafting(self.cache, (ours, *self.sources, theirs))
+        self._same_tokens = ours.tokenizer == theirs.tokenizer
 
     def finish(self) -> None:
         """Ask until nothing more can be decided. Suites take turns, so a slow one delays no other's decision."""
         began, resumed = time.monotonic(), sum(state.done for state in self.states)
         waiting = [state for state in self.states if self._goes_on(state)]
         while waiting:
-            for state in waiting:
-                self._ask_chunk(state)
+            for together in _within([(s, s.next_chunk(self.schedule)) for s in waiting], self.schedule.most):
+                self._ask_chunks(together)
             waiting = [state for state in waiting if self._goes_on(state)]
             asked = sum(state.done for state in self.states) - resumed
             left = sum(len(state.samples) - state.done for state in waiting)
@@ -110,6 +148,19 @@ class Evaluation:
         tables = {(e.suite, e.metric.name): Table(e) for e in self.evidence()}
         return [compare(tables[g.suite, g.metric], g, block_alpha=block_level(g, self.guards)) for g in shown]
 
+    def ask(self, arm: Arm, chunks: Sequence[Chunk]) -> list[Answered]:
+        """Outputs of one arm for each chunk's samples, all asked together, from the cache where they are known."""
+        subject = self.baseline if arm == "baseline" else self.candidate
+        per_sample = [[suite.requests(sample, subject) for sample in samples] for suite, samples in chunks]
+        requests = [request for chunk in per_sample for group in chunk for request in group]
+        name = _joined([suite.name for suite, _ in chunks])
+
+        def tell(done: int) -> None:
+            self.observer.asking(name, arm, done, len(requests))
+
+        flat = iter(answer_cached(subject, requests, self.cache, tell, self._drafting))
+        return [[tuple(next(flat) for _ in group) for group in chunk] for chunk in per_sample]
+
     def _goes_on(self, state: SuiteState) -> bool:
         if state.done == len(state.samples):
             return False
@@ -120,12 +171,14 @@ class Evaluation:
         tables = {metric: Table(state.evidence(metric)) for metric in {g.metric for g in mine}}
         return any(is_open(tables[g.metric], g, block_alpha=block_level(g, self.guards)) for g in mine)
 
-    def _ask_chunk(self, state: SuiteState) -> None:
-        end = next(end for end in _chunk_ends(state.samples, self.schedule) if end > state.done)
-        chunk = state.samples[state.done : end]
-        baseline = self.ask("baseline", state.suite, chunk)
-        candidate = self.ask("candidate", state.suite, chunk)
-        pairs = [AnsweredPair(s, b, c) for s, b, c in zip(chunk, baseline, candidate, strict=True)]
+    def _ask_chunks(self, together: Sequence[tuple[SuiteState, Sequence[Sample]]]) -> None:
+        chunks = [(state.suite, samples) for state, samples in together]
+        baseline, candidate = self.ask("baseline", chunks), self.ask("candidate", chunks)
+        for (state, samples), ours, theirs in zip(together, baseline, candidate, strict=True):
+            pairs = [AnsweredPair(s, b, c) for s, b, c in zip(samples, ours, theirs, strict=True)]
+            self._finish_chunk(state, pairs)
+
+    def _finish_chunk(self, state: SuiteState, pairs: Sequence[AnsweredPair]) -> None:
         entries = [
             Entry(
                 state.suite.name,
@@ -133,30 +186,33 @@ class Evaluation:
                 pair.sample.prompt,
                 " | ".join(pair.sample.targets),
                 pair.sample.tags,
-                tuple(pair.baseline),
-                tuple(pair.candidate),
+                _without_tokens(pair.baseline),
+                _without_tokens(pair.candidate),
                 {metric: (both.baseline, both.candidate) for metric, both in scores.items()},
+                self._drift(state.suite, pair),
             )
             for pair, scores in zip(pairs, state.suite.score(pairs), strict=True)
         ]
         self.run.append(entries)
         state.scores.update((entry.sample_id, entry.scores) for entry in entries)
 
-    def ask(self, arm: Arm, suite: Suite, samples: Sequence[Sample]) -> list[tuple[Output, ...]]:
-        """Outputs of one arm for each sample's requests, from the cache where it has been asked before."""
-        subject = self.baseline if arm == "baseline" else self.candidate
-        per_sample = [suite.requests(sample, subject) for sample in samples]
-        requests = [request for group in per_sample for request in group]
-        outputs = answer_cached(subject, requests, self.cache, lambda done: self._tell(suite, arm, done, len(requests)))
-        flat = iter(outputs)
-        return [tuple(next(flat) for _ in group) for group in per_sample]
-
-    def _tell(self, suite: Suite, arm: Arm, done: int, total: int) -> None:
-        self.observer.asking(suite.name, arm, done, total)
+    def _drift(self, suite: Suite, pair: AnsweredPair) -> tuple[drift.AnswerDrift, ...]:
+        """Drift of every request of a sample on which both subjects decoded greedily from the same tokens."""
+        if not self._same_tokens:
+            return ()
+        ours, theirs = (suite.requests(pair.sample, subject) for subject in (self.baseline, self.candidate))
+        same_chat = self.baseline.chat_fingerprint == self.candidate.chat_fingerprint
+        both = zip(ours, theirs, pair.baseline, pair.candidate, strict=True)
+        found = [drift.compare(b, c) for r, q, b, c in both if r == q and _greedy(r, same_chat)]
+        return tuple(answer for answer in found if answer is not None)
 
 
 def answer_cached(
-    subject: Subject, requests: Sequence[Request], cache: OutputCache, tell: Callable[[int], None]
+    subject: Subject,
+    requests: Sequence[Request],
+    cache: OutputCache,
+    tell: Callable[[int], None],
+    drafting: Drafting | None = None,
 ) -> list[Output]:
     """One output a request, in order; equal requests are asked once, and every batch is stored when it is finished."""
     outputs = cache.get(subject.fingerprint, requests)
@@ -165,9 +221,11 @@ def answer_cached(
         if index not in outputs:
             places.setdefault(request, []).append(index)
     missing = list(places)
-    for batch in subject.answer(missing) if missing else ():
+    offers = (drafting or Drafting(cache, ())).offers(subject, missing)
+    for batch in subject.answer(missing, offers.drafts(len(missing))) if missing else ():
         cache.put(subject.fingerprint, [(missing[i], output) for i, output in batch])
         outputs.update((place, output) for i, output in batch for place in places[missing[i]])
+        offers.learn(batch)
         tell(len(outputs))
     return [outputs.get(index, UNANSWERED) for index in range(len(requests))]
 
@@ -177,10 +235,42 @@ UNANSWERED = Output(failure="the subject gave no answer to this request")
 
 def _chunk_ends(samples: Sequence[Sample], schedule: Schedule) -> Iterator[int]:
     """Where chunks end, as counts of samples; a cluster is never cut."""
+    growth = schedule.growth if schedule.stop_early else max(schedule.growth, _UNWATCHED_GROWTH)
     end, size = 0, float(schedule.first)
     while end < len(samples):
         end = min(len(samples), end + int(size))
         while end < len(samples) and samples[end].cluster and samples[end].cluster == samples[end - 1].cluster:
             end += 1
         yield end
-        size *= schedule.growth
+        size = min(size * growth, float(max(schedule.most, schedule.first)))
+
+
+def _within(
+    chunks: Iterable[tuple[SuiteState, Sequence[Sample]]], most: int
+) -> Iterator[list[tuple[SuiteState, Sequence[Sample]]]]:
+    """Neighbouring chunks put together as long as they hold no more than `most` samples; a larger one is alone."""
+    together: list[tuple[SuiteState, Sequence[Sample]]] = []
+    for state, samples in chunks:
+        if together and sum(len(s) for _, s in together) + len(samples) > most:
+            yield together
+            together = []
+        together.append((state, samples))
+    if together:
+        yield together
+
+
+def _joined(names: Sequence[str]) -> str:
+    """One name for what is asked together."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more suites"
+
+
+def _greedy(request: Request, same_chat: bool) -> bool:
+    """Whether two subjects that are given `request` decode greedily from the same text."""
+    return isinstance(request, Generate) and request.temperature == 0 and (same_chat or isinstance(request.prompt, str))
+
+
+def _without_tokens(outputs: Sequence[Output]) -> tuple[Output, ...]:
+    """For the journal: what the tokens were good for has been taken from them, and the cache keeps them."""
+    return tuple(
+        replace(output, ids=(), logprobs=()) if output.ids or output.logprobs else output for output in outputs
+    )

@@ -6,7 +6,7 @@ A suite plugin's `build(options, context)` returns a `Suite`. Suites do not know
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -66,7 +66,7 @@ class Pointwise:
 
     def _score_pair(self, pair: AnsweredPair) -> dict[str, ScorePair]:
         baseline = self._score_side(pair.sample, pair.baseline)
-        same = list(pair.baseline) == list(pair.candidate)
+        same = [_said(o) for o in pair.baseline] == [_said(o) for o in pair.candidate]
         candidate = baseline if same else self._score_side(pair.sample, pair.candidate)
         return {m: ScorePair(baseline[m], candidate[m]) for m in self.metrics}
 
@@ -77,3 +77,9 @@ class Pointwise:
         scores = self.score_one(sample, outputs)
         absent = Score.failed("the metric returned nothing for this sample")
         return {m: spec.checked(scores.get(m, absent)) for m, spec in self.metrics.items()}
+
+
+def _said(output: Output) -> Output:
+    """What a metric may read of an output: not how sure the model was of each token."""
+    plain = not (output.ids or output.logprobs or output.near_ties)
+    return output if plain else replace(output, ids=(), logprobs=(), near_ties=0)
