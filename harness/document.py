@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import plugins, policy, runs
+from harness.drift import AnswerDrift, SuiteDrift, summarise
 from harness.records import Check, Comparison, Guard, Output, Verdict
 from harness.report import Document, Item, change_of
 
@@ -28,7 +29,7 @@ def read_run(path: Path) -> Document:
 
 
 def make_document(verdict: Verdict, manifest: Mapping[str, Any], entries: Sequence[runs.Entry]) -> Document:
-    """What the reports show: the samples whose score changed or failed, worst guard's suite first."""
+    """What the reports show: samples whose score changed or failed, worst guard's suite first; drift by suite."""
     whole = [c for c in verdict.comparisons if c.slice is None]
     by_suite: dict[str, list[Comparison]] = {}
     for comparison in whole:
@@ -37,7 +38,7 @@ def make_document(verdict: Verdict, manifest: Mapping[str, Any], entries: Sequen
     rank = {(c.suite, c.metric): (_URGENCY[c.outcome], i) for i, c in enumerate(whole)}
     items.sort(key=lambda item: (rank[item.suite, item.metric], _CHANGES.index(item.change)))
     title = f"{manifest['candidate']['name']} against {manifest['baseline']['name']}"
-    return Document(verdict, manifest, items, title)
+    return Document(verdict, manifest, items, title, _drift(entries))
 
 
 def write_reports(path: Path, document: Document) -> list[Path]:
@@ -53,6 +54,15 @@ def write_reports(path: Path, document: Document) -> list[Path]:
 
 _URGENCY = {"regressed": 0, "undecided": 1, "pass": 2}
 _CHANGES = ("lost", "failed", "won", "changed")
+
+
+def _drift(entries: Sequence[runs.Entry]) -> list[SuiteDrift]:
+    """One record a suite that has any answer compared token by token."""
+    found: dict[str, list[AnswerDrift]] = {}
+    for entry in entries:
+        if entry.drift:
+            found.setdefault(entry.suite, []).extend(entry.drift)
+    return [summarise(suite, answers) for suite, answers in found.items()]
 
 
 def _items(entry: runs.Entry, comparisons: Sequence[Comparison]) -> Iterator[Item]:

@@ -6,6 +6,7 @@ import hashlib
 import random
 from typing import Any
 
+from harness.drift import SuiteDrift
 from harness.records import Check, Comparison, Decision, Score, Verdict
 from harness.report import Change, Document, Item
 
@@ -83,6 +84,15 @@ def _slices() -> list[Comparison]:
                            outcome=outcome, required=False, lost=rng.randint(0, 9), won=rng.randint(0, 9))
             )  # fmt: skip
     return made
+
+
+def drift() -> tuple[SuiteDrift, ...]:
+    """Three suites: one that differs late, one where float noise may have a part, one that is alike throughout."""
+    return (
+        SuiteDrift("golden/support-answers", 380, 97, (6.0, 14.5, 31.0), 9_120, 21_604, 0.0173, 12, 9),
+        SuiteDrift("capability/gsm8k", 620, 402, (22.0, 61.0, 118.0), 58_310, 71_944, 0.00042, 3, 1),
+        SuiteDrift("golden/json-tools", 212, 212, None, 9_328, 9_328, None, 0, 0),
+    )
 
 
 def checks() -> tuple[Check, ...]:
@@ -223,7 +233,8 @@ def hostile() -> Document:
     )  # fmt: skip
     keys = {a: {"name": a, a: [a]} for a in HOSTILE}
     known = dict.fromkeys(("baseline", "candidate", "golden_lock", "command", "run_id"), HOSTILE[0])
-    return Document(verdict, keys | known, lost + failed, HOSTILE[0])
+    moved = tuple(SuiteDrift(a, 3, 1, (0.0, 1.0, 2.0), 5, 9, 0.1, 2, 2) for a in HOSTILE)
+    return Document(verdict, keys | known, lost + failed, HOSTILE[0], moved)
 
 
 def document(decision: Decision = "block", count: int = 400) -> Document:
@@ -234,4 +245,4 @@ def document(decision: Decision = "block", count: int = 400) -> Document:
     if decision == "hold":
         every = tuple(c for c in every if c.outcome != "regressed")
     verdict = Verdict(decision, REASONS[decision], every, checks() if decision == "hold" else checks()[:-1])
-    return Document(verdict, manifest(), items(count), "support-lora-r16 against Qwen3-0.6B")
+    return Document(verdict, manifest(), items(count), "support-lora-r16 against Qwen3-0.6B", drift())

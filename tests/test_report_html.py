@@ -96,7 +96,7 @@ def test_nothing_is_fetched(given: Document) -> None:
     assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text)
     parsed = Parsed(text)
     assert {value for _, name, value in parsed.attributes if name in ("src", "href")} <= {
-        "data:,", "#main", "#guards", "#slices", "#checks", "#samples", "#compared",
+        "data:,", "#main", "#guards", "#slices", "#drift", "#checks", "#samples", "#compared",
     }  # fmt: skip
     assert not any(name == "style" or name.startswith("on") for _, name, _ in parsed.attributes)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from harness.drift import SuiteDrift
 from harness.records import Comparison, Score, Verdict
 
 Change = Literal["lost", "won", "failed", "changed"]
@@ -40,12 +41,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The input of every report: the verdict, the run's manifest, and the samples that changed."""
+    """The input of every report: the verdict, the run's manifest, the samples that changed, and advisory drift."""
 
     verdict: Verdict
     manifest: Mapping[str, Any] = field(default_factory=dict)
     items: Sequence[Item] = ()
     title: str = "Promotion gate"
+    drift: Sequence[SuiteDrift] = ()
 
 
 class Reporter(Protocol):

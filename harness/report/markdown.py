@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness import words
 from harness.records import Comparison, Decision
-from harness.report import Document, Item, Reporter
+from harness.report import Document, Item, Reporter, _drift
 from harness.report._facts import command, facts
 from harness.report._text import clipped, one_line
 
@@ -77,6 +77,7 @@ class _Markdown:
             _lost(document, size),
             _folded("Advisory guards", words.advisory(document.verdict), size),
             _folded("Slices", words.slices(document.verdict), size),
+            _drifted(document, size),
             _reproduce(document, self.options.report_url),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
@@ -180,6 +181,28 @@ def _item(item: Item, chars: int) -> str:
     )
     fenced = [f"{title}:\n{_fence(text, chars)}" for title, text in blocks if text or title != "Expected"]
     return "\n\n".join([f"**{_name(item.sample_id)}** · score {scores}", *fenced])
+
+
+def _drifted(document: Document, size: _Size) -> str:
+    if not document.drift:
+        return ""
+    rows = _drift.rows(document.drift)
+    lines = [
+        "| Suite | Answers | Alike | First difference | Candidate tokens before it | Divergence | Near-ties |",
+        "|:--|--:|--:|:--|--:|--:|:--|",
+        *(_drift_row(row) for row in rows[: size.rows]),
+    ]
+    if len(rows) > size.rows:
+        lines += ["", f"Showing {size.rows} of {len(rows)} suites; the HTML report has all of them."]
+    head = f"<details>\n<summary>Drift (advisory): {_drift.summary(document.drift)}</summary>"
+    return "\n\n".join([head, _drift.INTRO, "\n".join(lines), *_drift.NOTES, "</details>"])
+
+
+def _drift_row(row: _drift.Row) -> str:
+    first = f"{row.first} ({row.range})" if row.range else row.first
+    ties = f"{row.ties}, {row.doubt}" if row.doubt else row.ties
+    cells = (_name(row.suite), row.answers, row.alike, first, row.before, row.divergence, ties)
+    return f"| {' | '.join(cells)} |"
 
 
 def _reproduce(document: Document, report_url: str) -> str:

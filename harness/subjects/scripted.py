@@ -1,16 +1,17 @@
 """A subject that reads its answers from a file: outputs recorded elsewhere can be gated, and a gate tried out, without
 a model.
 
-`answers` is JSONL. A row with `prompt` and `text` answers a generation; one with `context`, `continuation`, `logprob`
-and `is_greedy` answers a log-likelihood. A prompt of messages is looked up by its text, a line `role: content` each.
-A request that the file does not answer is a failed observation.
+`answers` is JSONL. A row with `prompt` and `text` answers a generation, and may hold the `ids` and `logprobs` of its
+tokens and the number of `near_ties`; one with `context`, `continuation`, `logprob` and `is_greedy` answers a
+log-likelihood. A prompt of messages is looked up by its text, a line `role: content` each. A request that the file does
+not answer is a failed observation.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,13 @@ def _as_text(prompt: str | tuple[Message, ...]) -> str:
     return prompt if isinstance(prompt, str) else "".join(f"{m.role}: {m.content}\n" for m in prompt)
 
 
+def _generated(row: Mapping[str, Any]) -> Output:
+    ids = tuple(int(i) for i in row.get("ids", ()))
+    logprobs = tuple(float(p) for p in row.get("logprobs", ()))
+    tokens = len(ids) or len(row["text"].split())
+    return Output(text=row["text"], tokens=tokens, ids=ids, logprobs=logprobs, near_ties=int(row.get("near_ties", 0)))
+
+
 def _read_answers(path: Path) -> dict[_Key, Output]:
     answers: dict[_Key, Output] = {}
     try:
@@ -126,7 +134,7 @@ def _read_answers(path: Path) -> dict[_Key, Output]:
         try:
             row = json.loads(line)
             if "prompt" in row:
-                answers["generate", row["prompt"]] = Output(text=row["text"], tokens=len(row["text"].split()))
+                answers["generate", row["prompt"]] = _generated(row)
             else:
                 key = ("loglikelihood", row["context"], row["continuation"])
                 answers[key] = Output(logprob=float(row["logprob"]), is_greedy=bool(row.get("is_greedy", False)))

@@ -205,7 +205,7 @@ def test_without_javascript_everything_but_the_search_is_there(browser: Browser,
     assert count("#items > .item") == 20
     assert count("#filters[hidden]") == count("#pager[hidden]") == 1
     assert count(".forest .decision") > 0
-    assert count("tbody tr") == 10
+    assert count("#guards tbody tr") == 10
 
 
 def test_search_filters_and_pages(browser: Browser, tmp_path: Path) -> None:
