@@ -101,8 +101,13 @@ def test_generation_options_are_read_as_lm_eval_reads_them() -> None:
     assert asked(until=[]).max_tokens == 256
     assert asked(until=[], do_sample=False, temperature=0.7).temperature == 0.0
     assert asked(until=[], temperature=0.7, top_p=0.9).top_p == 0.9
+    assert asked(until=[], num_beams=1) == asked(until=[])
     with pytest.raises(ConfigError, match="num_beams"):
         asked(until=[], num_beams=4)
+    with pytest.raises(ConfigError, match="do_sample without a temperature"):
+        asked(until=[], do_sample=True)
+    with pytest.raises(ConfigError, match="at least one"):
+        asked(until=[], max_gen_toks=0)
 
 
 def test_repeats_are_asked_apart_with_seeds_of_their_own() -> None:

@@ -17,6 +17,7 @@ ChatTemplate = Callable[..., str]
 _DEFAULT_TOKENS = 256  # new tokens where a task does not say; lm-eval's default for Hugging Face models
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval's priority
 _KNOWN = frozenset({"until", "do_sample", "temperature", "top_p", *_LENGTHS})
+_NEUTRAL = {"num_beams": (1,), "top_k": (0,)}  # values that ask for nothing
 
 
 def instances_by_doc(
@@ -39,11 +40,7 @@ def instances_by_doc(
 
 def requests_of(instances: Sequence[Any], seed: int) -> tuple[Request, ...]:
     """Our requests for one document; a repeated instance (self-consistency) becomes one request per repeat."""
-    asked: list[Request] = []
-    for instance in instances:
-        for repeat in range(repeats(instance)):
-            asked.append(_request(instance, _stream(seed, instance, repeat)))
-    return tuple(asked)
+    return tuple(request_of(i, seed, repeat) for i in instances for repeat in range(repeats(i)))
 
 
 def repeats(instance: Any) -> int:
@@ -51,19 +48,24 @@ def repeats(instance: Any) -> int:
     return int(instance.repeats or 1)
 
 
-def _request(instance: Any, seed: int) -> Request:
+def request_of(instance: Any, seed: int, repeat: int = 0) -> Request:
+    """Our request for one instance; each repeat of a sampled one draws from a stream of its own.
+
+    Raises:
+        ConfigError: it asks for something that no subject here can do.
+    """
     kind, arguments = instance.request_type, instance.args
     if kind == "loglikelihood":
         return LogLikelihood(arguments[0], arguments[1])
     if kind == "loglikelihood_rolling":
         return RollingLogLikelihood(arguments[0])
     if kind == "generate_until":
-        return _generate(arguments[0], arguments[1], seed, str(instance.task_name))
+        return _generate(arguments[0], arguments[1], _stream(seed, instance, repeat), str(instance.task_name))
     raise ConfigError(f"task {instance.task_name!r} asks for {kind!r}, which no subject here answers")
 
 
 def _generate(prompt: str, options: Mapping[str, Any], seed: int, task: str) -> Generate:
-    unknown = sorted(set(options) - _KNOWN)
+    unknown = sorted(name for name in set(options) - _KNOWN if options[name] not in _NEUTRAL.get(name, ()))
     if unknown:
         raise ConfigError(
             f"task {task!r} wants generation with {', '.join(unknown)}, which is not supported; known are "
@@ -73,10 +75,15 @@ def _generate(prompt: str, options: Mapping[str, Any], seed: int, task: str) -> 
     lengths = [options[name] for name in _LENGTHS if options.get(name) is not None]
     # lm-eval reads temperature 0 from silence, and do_sample false as a command to be greedy.
     temperature = float(options.get("temperature") or 0.0) if options.get("do_sample") is not False else 0.0
+    if options.get("do_sample") and temperature <= 0:
+        raise ConfigError(f"task {task!r} wants do_sample without a temperature above 0, which lm-eval refuses too")
+    max_tokens = int(lengths[0]) if lengths else _DEFAULT_TOKENS
+    if max_tokens < 1:
+        raise ConfigError(f"task {task!r} wants {max_tokens} new tokens; at least one is needed")
     return Generate(
         prompt,
         until=(until,) if isinstance(until, str) else tuple(until),
-        max_tokens=int(lengths[0]) if lengths else _DEFAULT_TOKENS,
+        max_tokens=max_tokens,
         temperature=temperature,
         top_p=float(options.get("top_p") or 1.0),
         seed=seed if temperature else 0,
