@@ -7,6 +7,7 @@ be faster. Engines know nothing of files, adapters or hubs: they see a `CausalMo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,14 +27,16 @@ class CausalModel:
     `activate()` is entered for every batch and left before its answers are yielded, because several subjects share
     one set of weights: it yields the transformers (or PEFT) model with this subject's adapter in force, in eval mode
     and without gradients. `max_length` counts tokens, prompt and answer together; `virtual_tokens` of them are taken
-    by a prompt-learning adapter. `dtype` is what the model computes in (float32, float16 or bfloat16). `render` is the
-    subject's chat template with the generation prompt added. Subjects of one tokenizer may share an `encoder`.
+    by a prompt-learning adapter. `vocabulary` counts the tokens that the model knows. `dtype` is what the model
+    computes in (float32, float16 or bfloat16). `render` is the subject's chat template with the generation prompt
+    added. Subjects of one tokenizer may share an `encoder`.
     """
 
     tokenizer: Any
     encoder: Encoder
     max_length: int
     virtual_tokens: int
+    vocabulary: int
     device: str
     dtype: str
     activate: Callable[[], AbstractContextManager[Any]]
@@ -46,7 +49,15 @@ class CausalModel:
 
 
 class Engine(Protocol):
-    """Answers requests with one model; see `harness.subjects.Subject.answer` for what is promised."""
+    """Answers requests with one model; see `harness.subjects.Subject.answer` for what is promised.
+
+    `usage` counts what it did, such as the tokens forwarded; for benchmarks and remarks.
+    """
+
+    @property
+    def usage(self) -> Counter[str]:
+        """The counters so far."""
+        ...
 
     def answer(self, requests: Sequence[Request], drafts: Mapping[int, Sequence[int]]) -> Iterator[Answers]:
         """Answer every request exactly once, in batches, each yielded when it is finished.

@@ -27,7 +27,7 @@ def in_batches(
     start = 0
     while start < len(items):
         batch = items[start : start + size]
-        result = _attempt(batch, run)
+        result = attempt(batch, run)
         if result is None and len(batch) > 1:
             size = len(batch) // 2
             continue
@@ -35,7 +35,7 @@ def in_batches(
         start += len(batch)
 
 
-def _attempt(batch: Sequence[Item], run: Callable[[Sequence[Item]], Result]) -> Result | None:
+def attempt(batch: Sequence[Item], run: Callable[[Sequence[Item]], Result]) -> Result | None:
     """None means that memory ran out; what the failed attempt held is released before returning."""
     try:
         return run(batch)

@@ -9,6 +9,7 @@ lets a finished row run on until its whole batch is done.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -47,6 +48,11 @@ class PlainEngine:
         self._model = model
         self._size = options.batch_size
         self._intake = Intake(model, cuts=options.truncate == "left")
+
+    @property
+    def usage(self) -> Counter[str]:
+        """Nothing is counted."""
+        return Counter()
 
     def remarks(self) -> Sequence[str]:
         """Nothing to tell."""

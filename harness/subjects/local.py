@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections import Counter
 from collections.abc import Iterator, MutableMapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -137,6 +138,11 @@ class LocalSubject:
             raise SubjectError(f"{self.name} has been closed")
         return self._engine.answer(requests, {i: self._ids(d) for i, d in enumerate(drafts) if d is not None})
 
+    @property
+    def usage(self) -> Counter[str]:
+        """The engine's counters, for benchmarks."""
+        return self._engine.usage
+
     def remarks(self) -> Sequence[str]:
         """See `Subject.remarks`."""
         foreign = self._foreign_drafts
@@ -201,6 +207,7 @@ class LocalSubject:
             encoder=self._encoder(),
             max_length=self._options.max_length or context_length(config, self.tokenizer),
             virtual_tokens=self._weights.virtual_tokens(self._switched),
+            vocabulary=int(self._weights.base.get_input_embeddings().weight.shape[0]),
             device=self._weights.spec.device,
             dtype=self._weights.spec.dtype,
             activate=lambda: self._weights.using(self._switched),

@@ -1,0 +1,176 @@
+"""Keys and values of attention, kept so that no token is computed twice.
+
+A `Segment` holds those of consecutive tokens of one sequence; a `Batch` those of several sequences on their way through
+the model. The rows of a batch end at a common right edge and are padded on the left, so that distances between tokens
+are distances between columns: sliding windows, and everything else that transformers derives from columns, stay exact
+for rows of different lengths. Every layer keeps all of its tokens, a sliding one too; the mask does the sliding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Layers = list[tuple[Any, Any]]
+"""(keys, values) of each layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What one token takes in a model's cache: (heads, key size, value size) of each layer, dtype and device."""
+
+    layers: tuple[tuple[int, int, int], ...]
+    dtype: Any
+    device: str
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one token."""
+        return sum(heads * (key + value) for heads, key, value in self.layers) * int(self.dtype.itemsize)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Keys [heads, length, size] and values of `length` consecutive tokens, layer by layer."""
+
+    layers: Layers
+    length: int
+
+    def split(self, at: int) -> tuple[Segment, Segment]:
+        """The first `at` tokens and the rest, each with memory of its own so that either can be dropped."""
+        head = [(k[:, :at].clone(), v[:, :at].clone()) for k, v in self.layers]
+        tail = [(k[:, at:].clone(), v[:, at:].clone()) for k, v in self.layers]
+        return Segment(head, at), Segment(tail, self.length - at)
+
+
+class Batch:
+    """Keys and values [rows, heads, columns, size] of several sequences; row i is the last `lengths[i]` columns."""
+
+    def __init__(self, shape: Shape, lengths: Sequence[int], room: int) -> None:
+        """Rows whose tokens are still to be filled in, and `room` more columns to grow into."""
+        import torch
+
+        self.shape = shape
+        self.lengths = list(lengths)
+        self.end = max(self.lengths, default=0)
+        columns, rows = self.end + room, len(self.lengths)
+        self.layers: Layers = [
+            tuple(torch.empty((rows, h, columns, s), dtype=shape.dtype, device=shape.device) for s in (k, v))
+            for h, k, v in shape.layers
+        ]
+
+    @property
+    def rows(self) -> int:
+        """How many sequences there are."""
+        return len(self.lengths)
+
+    @property
+    def padded(self) -> bool:
+        """Whether some row starts later than another."""
+        return any(length < self.end for length in self.lengths)
+
+    def fill(self, first: int, last: int, segments: Sequence[Segment]) -> None:
+        """Rows `first` to `last` (exclusive) all begin with these segments, and have nothing else so far."""
+        start = self.end - sum(segment.length for segment in segments)
+        for layer, pair in enumerate(self.layers):
+            for which, buffer in enumerate(pair):
+                # Pads are masked, but 0 · NaN is NaN: what a masked column holds must be finite.
+                buffer[first:last, :, :start] = 0
+                column = start
+                for segment in segments:
+                    buffer[first:last, :, column : column + segment.length] = segment.layers[layer][which]
+                    column += segment.length
+
+    def mask(self, width: int) -> Any:
+        """What `width` new columns may see, [rows, columns], with 1 for a token; None where nothing is padded."""
+        import torch
+
+        if not self.padded:
+            return None
+        starts = torch.tensor([self.end - length for length in self.lengths])
+        seen = torch.arange(self.end + width)[None, :] >= starts[:, None]
+        return seen.long().to(self.shape.device)
+
+    def cache(self) -> Any:
+        """A transformers cache that reads these columns and writes new ones behind them."""
+        return _make_cache(self)
+
+    def keep(self, new: Sequence[int], room: int = 0) -> Batch:
+        """After new columns were written: the batch in which row i keeps the first `new[i]` of them.
+
+        `room` is how far it must be able to grow; memory is copied only where the rows must move or the room is short.
+        """
+        if all(count == new[0] for count in new) and self.end + new[0] + room <= self._columns:
+            self.end += new[0]
+            self.lengths = [length + new[0] for length in self.lengths]
+            return self
+        ends = [self.end + count for count in new]
+        return self._copy(list(range(self.rows)), ends, [n + c for n, c in zip(self.lengths, new, strict=True)], room)
+
+    def take(self, rows: Sequence[int], room: int) -> Batch:
+        """Some of the rows, as a batch of their own."""
+        return self._copy(list(rows), [self.end] * len(rows), [self.lengths[row] for row in rows], room)
+
+    def join(self, other: Batch, room: int) -> Batch:
+        """The rows of both, these first."""
+        joined = Batch(self.shape, [*self.lengths, *other.lengths], room)
+        for source, first in ((self, 0), (other, self.rows)):
+            last, width = first + source.rows, min(source.end, joined.end)
+            for target, pair in zip(joined.layers, source.layers, strict=True):
+                for into, buffer in zip(target, pair, strict=True):
+                    into[first:last, :, : joined.end - width] = 0
+                    into[first:last, :, joined.end - width : joined.end] = buffer[:, :, source.end - width : source.end]
+        return joined
+
+    def segment(self, row: int, first: int, count: int) -> Segment:
+        """`count` tokens of a row from its token number `first` on; they may lie behind the edge, just written."""
+        start = self.end - self.lengths[row] + first
+        return Segment([(k[row, :, start : start + count].clone(), v[row, :, start : start + count].clone())
+                        for k, v in self.layers], count)  # fmt: skip
+
+    @property
+    def _columns(self) -> int:
+        return int(self.layers[0][0].shape[2])
+
+    def _copy(self, rows: list[int], ends: list[int], lengths: list[int], room: int) -> Batch:
+        """Rows `rows`, of which row i ends at column `ends[i]`, moved to a common right edge."""
+        import torch
+
+        made = Batch(self.shape, lengths, room)
+        columns = torch.arange(made.end) - made.end + torch.tensor(ends)[:, None]  # [rows, columns]
+        starts = torch.tensor(ends)[:, None] - torch.tensor(lengths)[:, None]
+        # A pad reads the row's own first token, which is finite; the mask hides it.
+        columns = torch.maximum(columns, starts).to(self.shape.device)
+        which = torch.tensor(rows, device=self.shape.device)[:, None]
+        for target, pair in zip(made.layers, self.layers, strict=True):
+            for into, buffer in zip(target, pair, strict=True):
+                # [rows, columns, heads, size] → [rows, heads, columns, size]
+                into[:, :, : made.end] = buffer.transpose(1, 2)[which, columns].transpose(1, 2)
+        return made
+
+
+def _make_cache(batch: Batch) -> Any:
+    from transformers.cache_utils import Cache, DynamicLayer
+
+    class Layer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
+        """One layer of `batch`, as transformers wants to see it."""
+
+        def __init__(self, keys: Any, values: Any, end: int) -> None:
+            super().__init__()
+            self.is_initialized = True
+            self.keys, self.values, self.end = keys, values, end
+
+        def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+            start, self.end = self.end, self.end + key_states.shape[-2]
+            self.keys[:, :, start : self.end] = key_states
+            self.values[:, :, start : self.end] = value_states
+            return self.keys[:, :, : self.end], self.values[:, :, : self.end]
+
+        def get_seq_length(self) -> int:
+            return self.end
+
+        def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+            return self.end + query_length, 0
+
+    return Cache(layers=[Layer(keys, values, batch.end) for keys, values in batch.layers])
