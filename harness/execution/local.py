@@ -261,7 +261,7 @@ def _within(
 
 def _joined(names: Sequence[str]) -> str:
     """One name for what is asked together."""
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more suites"
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _greedy(request: Request, same_chat: bool) -> bool:
