@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harness import console
 from harness.errors import ConfigError
-from harness.records import Comparison
+from harness.records import Comparison, Verdict
 from tests.report_example import HOSTILE, document, hostile
 
 
@@ -130,6 +130,48 @@ def test_the_verdict_has_reasons_a_table_and_the_report(monkeypatch: pytest.Monk
     assert re.search(r"capability/wikitext/bits_per_byte .* ✓ pass \(advisory\)", text)
     assert "27 advisory slices" in text
     assert text.endswith("Report: runs/x/report.html\n")
+
+
+def test_all_candidates_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+
+    def printed(*verdicts: Verdict) -> list[str]:
+        stream = io.StringIO()
+        console.print_candidates([(f"c{i}", v, Path(f"runs/c{i}")) for i, v in enumerate(verdicts)], stream=stream)
+        return [re.sub(" {2,}", "  ", line).strip() for line in stream.getvalue().splitlines()]
+
+    few = Verdict("promote", (), (state("a/m", "pass"), state("b/m", "pass", difference=0.01)))
+    worse = Verdict("block", (), (state("a/m", "pass"), state("b/m", "regressed"), state("c/m", required=False)))
+    assert printed(few, worse) == [
+        "Candidates",
+        "candidate  verdict  a/m  b/m  run",
+        "c0  ✓ PROMOTE  −4.7 pts ✓  +1.0 pts ✓  runs/c0",
+        "c1  ✗ BLOCK  −4.7 pts ✓  −4.7 pts ✗  runs/c1",
+    ]
+    many = Verdict("hold", (), tuple(state(f"s{i}/m", "pass", difference=i / 100 - 0.05) for i in range(5)))
+    none = Verdict("hold", ("refused",), tuple(state(f"s{i}/m", difference=None, interval=None) for i in range(5)))
+    assert printed(many, none)[1:] == [
+        "candidate  verdict  worst required guard  run",
+        "c0  ‖ HOLD  s0/m −5.0 pts ✓  runs/c0",
+        "c1  ‖ HOLD  s0/m – ?  runs/c1",
+    ]
+    advisory = Verdict("hold", (), (state("a/m", required=False),))
+    assert printed(advisory)[1:] == ["candidate  verdict  run", "c0  ‖ HOLD  runs/c0"]
+
+
+def test_a_new_stage_forgets_where_guards_stood(clock) -> None:
+    observer, stream = lines(clock)
+    for candidate in ("a", "b"):
+        observer.stage(f"{candidate}: evaluating")
+        observer.guards([state("s/m", "pass")], None)
+    assert sum("s/m: pass" in line for line in stream.getvalue().splitlines()) == 2
+    board = console.Board(Console(file=io.StringIO()))
+    board.guards([state("s/m", "pass")], 3.0)
+    board.stage("b: loading")
+    drawn = io.StringIO()
+    Console(file=drawn).print(board._draw())
+    assert "s/m" not in drawn.getvalue()
+    assert "left" not in drawn.getvalue()
 
 
 @pytest.mark.parametrize("decision", ["promote", "hold"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,12 @@ import yaml
 
 from harness.config import load_gate
 from harness.document import read_run
+from harness.drift import partition_kl
 from harness.errors import LockError, UsageError
 from harness.gate import GateResult, run_gate
 from harness.progress import Silent
+from harness.subjects import scripted
+from harness.suites import golden
 from tests.scripted_project import N, project
 
 
@@ -111,8 +115,6 @@ def test_stopping_early_is_what_the_policy_asked_for(tmp_path: Path) -> None:
 
 
 def test_noise_in_the_baseline_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.subjects import scripted
-
     path = project(tmp_path, noise_probe=24)
     honest = scripted.ScriptedSubject.answer
     rounds = {"count": 0}
@@ -127,6 +129,95 @@ def test_noise_in_the_baseline_holds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert verdict.verdict == "hold"
     assert "noise-floor" in verdict.reasons[0]
     assert verdict.comparisons[0].n_used == 0
+
+
+def tokens(path: Path, arm: str, edit: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
+    """Give the recorded answers of one side something about their tokens."""
+    file = path.parent / f"{arm}.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    changed = [{**row, **edit(i, row)} for i, row in enumerate(rows)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in changed), encoding="utf-8")
+
+
+def test_drift_is_shown_and_decides_nothing(tmp_path: Path) -> None:
+    plain, moved = tmp_path / "plain", tmp_path / "moved"
+    for folder in (plain, moved):
+        folder.mkdir()
+        project(folder, lost=[0, 1], sequential=False)
+    tokens(moved / "gate.yaml", "before", lambda i, _: {"ids": [5, 6, i, 1], "logprobs": [-0.1, -0.1, -0.1, 0.0]})
+    tokens(
+        moved / "gate.yaml",
+        "after",
+        lambda i, _: {
+            "ids": [5, 6, i + (i % 4 == 0), 1],
+            "logprobs": [-0.1, -0.5, -0.1, 0.0],
+            "near_ties": int(i == 0),
+        },
+    )
+    without, result = run(plain / "gate.yaml"), run(moved / "gate.yaml")
+    assert result.verdict == without.verdict
+    (drift,) = read_run(result.path).drift
+    assert (drift.suite, drift.answers, drift.identical, drift.divergence) == ("sums", N, N * 3 // 4, (2.0, 2.0, 2.0))
+    assert (drift.agreed, drift.generated) == (4 * N - 2 * N // 4, 4 * N)
+    assert (drift.near_ties, drift.maybe_ties) == (1, 1)
+    assert drift.kl == pytest.approx(N * partition_kl(-0.1, -0.5) / drift.agreed)
+    texts = {name: (result.path / name).read_text(encoding="utf-8") for name in ("report.md", "report.html")}
+    assert "<summary>Drift (advisory): 75.0 % of 120 answers alike" in texts["report.md"]
+    assert 'id="drift"' in texts["report.html"]
+    assert "rift" not in (result.path / "junit.xml").read_text(encoding="utf-8")
+    for name in ("report.md", "report.html"):
+        assert 'drift"' not in (without.path / name).read_text(encoding="utf-8")
+        assert "Drift (advisory)" not in (without.path / name).read_text(encoding="utf-8")
+    # The journal holds what was found, the cache the tokens that it was found in.
+    assert '"logprobs":[-' not in (result.path / "journal.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("difference", ["tokenizer", "chat", "temperature"])
+def test_answers_that_were_not_asked_alike_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: str
+) -> None:
+    path = project(tmp_path, lost=[0])
+    for arm in ("before", "after"):
+        tokens(path, arm, lambda i, _: {"ids": [5, i], "logprobs": [-0.1, -0.1]})
+    change(path, lambda d: d["suites"][0].update(chat=difference == "chat"))
+    if difference == "chat":
+        for arm in ("before", "after"):
+            tokens(path, arm, lambda _, row: {"prompt": f"user: {row['prompt']}\n"})
+        honest = scripted.build
+
+        def build(options: scripted.Options, context: Any) -> scripted.ScriptedSubject:
+            subject = honest(options, context)
+            subject.chat_fingerprint = subject.name
+            return subject
+
+        monkeypatch.setattr(scripted, "build", build)
+    elif difference == "tokenizer":
+        shown = scripted.ScriptedSubject.describe
+        monkeypatch.setattr(
+            scripted.ScriptedSubject, "describe", lambda self: {**shown(self), "tokenizer_sha256": self.name}
+        )
+    else:
+        monkeypatch.setattr(golden.GoldenSuite, "requests", _warmer(golden.GoldenSuite.requests))
+    result = run(path)
+    assert result.verdict.comparisons[0].n_failed == 0
+    assert read_run(result.path).drift == []
+
+
+def _warmer(honest: Any) -> Any:
+    return lambda self, sample, subject: tuple(replace(r, temperature=0.7) for r in honest(self, sample, subject))
+
+
+def test_what_a_metric_cannot_read_does_not_make_it_score_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = project(tmp_path, lost=[0], n=40, sequential=False)
+    for arm, certain in (("before", -0.1), ("after", -0.2)):
+        tokens(path, arm, lambda i, _, c=certain: {"ids": [i], "logprobs": [c]})
+    scored = []
+    honest = golden.GoldenSuite.score_one
+    monkeypatch.setattr(golden.GoldenSuite, "score_one", lambda self, s, o: scored.append(s.id) or honest(self, s, o))
+    run(path)
+    assert len(scored) == 41  # one sample differs in its text
 
 
 def test_a_changed_golden_byte_is_refused_by_name(tmp_path: Path) -> None:

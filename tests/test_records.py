@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -15,6 +16,7 @@ from harness.records import (
     MetricSpec,
     Output,
     PairedScore,
+    RollingLogLikelihood,
     Score,
     content_hash,
     request_hash,
@@ -72,6 +74,17 @@ def test_request_hash_tells_requests_apart() -> None:
     ]
     assert len({request_hash(r) for r in requests}) == len(requests)
     assert request_hash(Generate("a")) == request_hash(Generate("a"))
+
+
+def test_request_hash_is_that_of_all_fields() -> None:
+    for request in (
+        Generate("a", ("x", "y"), 3, 0.5, 0.9, 7),
+        Generate((Message("user", "hi"), Message("assistant", "é"))),
+        LogLikelihood((Message("user", "hi"),), " b"),
+        LogLikelihood((), "b"),
+        RollingLogLikelihood("\ud800"),
+    ):
+        assert request_hash(request) == content_hash({"kind": type(request).__name__, **asdict(request)})
 
 
 def test_content_hash_ignores_key_order_and_refuses_nan() -> None:

@@ -174,6 +174,15 @@ def test_huge_outputs_do_not_make_a_huge_page(monkeypatch: pytest.MonkeyPatch) -
     assert "496,000 more characters" in data(text)[0]["prompt"]
 
 
+def test_drift_has_a_section_of_its_own_or_none(page: str) -> None:
+    section = page[page.index('<section id="drift"') : page.index('<section id="checks"')]
+    assert section.count('<tr role="row" class="advisory">') == 3
+    assert "in 9 of 283 that differ" in section
+    without = render(dataclasses.replace(document(), drift=()))
+    assert "#drift" not in without
+    assert '<section id="drift"' not in without
+
+
 # ---------------------------------------------------------------- what differs
 
 

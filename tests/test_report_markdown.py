@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from pydantic import ValidationError
 
 from harness import plugins
+from harness.drift import SuiteDrift
 from harness.records import Comparison, Score, Verdict
 from harness.report import Document, Item, change_of, markdown
 from tests.report_example import HOSTILE, comparison, document, hostile
@@ -72,6 +73,24 @@ def test_a_guard_without_any_pair_shows_dashes() -> None:
         empty, baseline_mean=None, candidate_mean=None, difference=None, interval=None, population_interval=None
     )
     assert "| – → – | – |" in render(Document(Verdict("hold", ("nothing was asked",), (empty,))))
+
+
+def test_drift_is_one_folded_table_and_absent_without_an_answer() -> None:
+    text = render(document())
+    assert (
+        "| `golden/support-answers` | 380 | 25.5 % | after 14 tokens (6 to 31) | 42.2 % of 21,604 | 0.017 nats "
+        "| 12, in 9 of 283 that differ |"
+    ) in text
+    assert "| `golden/json-tools` | 212 | 100 % | none differs | 100 % of 9,328 | – | 0 |" in text
+    assert "decides nothing" in text
+    assert "Drift" not in render(dataclasses.replace(document(), drift=()))
+
+
+def test_a_share_is_rounded_to_all_or_nothing_only_where_it_is() -> None:
+    close = SuiteDrift("s", 10_000, 9_999, (0.0, 0.0, 0.0), 1, 99_999, 2e-9, 0, 0)
+    assert "| 10,000 | 99.9 % | after 0 tokens (0 to 0) | 0.1 % of 99,999 | < 0.000001 nats |" in render(
+        dataclasses.replace(document(), drift=(close,))
+    )
 
 
 def test_failed_checks_are_listed_and_passed_ones_counted() -> None:

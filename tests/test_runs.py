@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from harness import runs
+from harness.drift import AnswerDrift
 from harness.errors import StorageError
 from harness.records import Evidence, MetricSpec, Output, PairedScore, Score
 
@@ -32,6 +34,15 @@ def test_the_same_manifest_resumes_and_another_does_not(tmp_path: Path) -> None:
     assert other.entries == []
     again.close()
     other.close()
+
+
+def test_drift_comes_back_as_it_was_and_older_journals_have_none(tmp_path: Path) -> None:
+    moved = dataclasses.replace(entry("1"), drift=(AnswerDrift(2, 2, 5, 0.125, 1), AnswerDrift(None, 3, 3, None, 0)))
+    run = runs.RunDirectory(tmp_path, "name", {})
+    run.append([moved, entry("2")])
+    run.close()
+    assert runs.read_entries(run.path) == [moved, entry("2")]
+    assert run.path.joinpath(runs.JOURNAL).read_text("utf-8").count('"drift"') == 1
 
 
 def test_a_journal_cut_off_at_any_byte_keeps_every_whole_line(tmp_path: Path) -> None:

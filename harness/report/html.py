@@ -8,6 +8,7 @@ escaped both would still not run. Without JavaScript everything is readable but 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -161,6 +162,7 @@ def _pretty(manifest: Mapping[str, Any]) -> str:
     return json.dumps(without_secrets(manifest), indent=2, ensure_ascii=False)
 
 
+@functools.cache  # several candidates in one run have a page each, and the template takes longer than they do
 def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(_TEMPLATES),
