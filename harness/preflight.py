@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
-from harness.execution.local import UNANSWERED, Evaluation, SuiteState
-from harness.records import AnsweredPair, Check, Guard, Output, ScorePair
+from harness.execution.local import UNANSWERED, Answered, Chunk, Evaluation, SuiteState, within
+from harness.records import AnsweredPair, Check, Guard, ScorePair
 from harness.statistics.proportions import proportion_lower_bound
 
+_NOISE = "noise-floor"
 _NOISE_CONFIDENCE = 0.95
 
 
-def noise_floor(evaluation: Evaluation, state: SuiteState, count: int) -> Check:
-    """Ask the baseline the suite's first `count` samples twice and compare it with itself.
+def noise_floors(evaluation: Evaluation, states: Sequence[SuiteState], count: int) -> list[Check]:
+    """Ask the baseline the first `count` samples of every suite twice and compare it with itself, a check a suite.
 
-    The second time the requests come in reverse and past the cache, so that they fall into other batches. The check
+    The second time the requests come in reverse and past the cache, so that they fall into other batches. A check
     fails when the share of samples whose score changed is shown (exact binomial, 95 %, one-sided) to exceed the
     smallest margin of the suite's required guards: then a difference of the size of the margin means nothing.
     """
-    name = f"noise-floor {state.suite.name}"
-    guards = [g for g in evaluation.guards if g.suite == state.suite.name and g.required]
-    samples = state.samples[:count]
-    if not guards or not samples:
-        return Check(name, True, "no required guard to check" if samples else "turned off (noise_probe: 0)")
-    (first,) = evaluation.ask("baseline", [(state.suite, samples)])
-    again = _ask_again(evaluation, state, len(samples))
-    pairs = [AnsweredPair(s, a, b) for s, a, b in zip(samples, first, again, strict=True)]
-    scores = state.suite.score(pairs)
+    asked = [state for state in states if count and _required(evaluation, state)]
+    scores: dict[str, Sequence[Mapping[str, ScorePair]]] = {}
+    for together in within([(state, state.samples[:count]) for state in asked], evaluation.schedule.most):
+        chunks = [(state.suite, samples) for state, samples in together]
+        both = zip(chunks, evaluation.ask("baseline", chunks), _ask_again(evaluation, chunks), strict=True)
+        for (suite, samples), first, again in both:
+            pairs = [AnsweredPair(s, a, b) for s, a, b in zip(samples, first, again, strict=True)]
+            scores[suite.name] = suite.score(pairs)
+    return [_noise_check(evaluation, state, scores.get(state.suite.name), count) for state in states]
+
+
+def _ask_again(evaluation: Evaluation, chunks: Sequence[Chunk]) -> list[Answered]:
+    subject = evaluation.baseline
+    per_sample = [[suite.requests(sample, subject) for sample in samples] for suite, samples in chunks]
+    backwards = [request for chunk in per_sample for group in chunk for request in group][::-1]
+    outputs = {i: output for batch in subject.answer(backwards) for i, output in batch} if backwards else {}
+    flat = iter(outputs.get(i, UNANSWERED) for i in reversed(range(len(backwards))))
+    return [[tuple(next(flat) for _ in group) for group in chunk] for chunk in per_sample]
+
+
+def _required(evaluation: Evaluation, state: SuiteState) -> list[Guard]:
+    return [g for g in evaluation.guards if g.suite == state.suite.name and g.required]
+
+
+def _noise_check(
+    evaluation: Evaluation, state: SuiteState, scores: Sequence[Mapping[str, ScorePair]] | None, count: int
+) -> Check:
+    name = f"{_NOISE} {state.suite.name}"
+    if scores is None:
+        return Check(name, True, "no required guard to check" if count else "turned off (noise_probe: 0)")
+    guards = _required(evaluation, state)
     checks = [_judge_noise(name, [row[g.metric] for row in scores], g, state) for g in guards]
     return min(checks, key=lambda check: check.passed)
-
-
-def _ask_again(evaluation: Evaluation, state: SuiteState, count: int) -> list[tuple[Output, ...]]:
-    subject = evaluation.baseline
-    per_sample = [state.suite.requests(sample, subject) for sample in state.samples[:count]]
-    requests = [request for group in per_sample for request in group]
-    backwards = requests[::-1]
-    outputs = {i: output for batch in subject.answer(backwards) for i, output in batch}
-    flat = iter(outputs.get(i, UNANSWERED) for i in reversed(range(len(backwards))))
-    return [tuple(next(flat) for _ in group) for group in per_sample]
 
 
 def _judge_noise(name: str, scores: Sequence[ScorePair], guard: Guard, state: SuiteState) -> Check:
@@ -69,26 +81,24 @@ def run(evaluation: Evaluation, noise_probe: int, known: MutableMapping[str, Any
     What needs a subject is found out once: a resumed run takes it from the journal. `known` carries what concerns the
     baseline alone, by name, from one candidate to the next.
     """
-    shared: MutableMapping[str, Any] = {} if known is None else known
     checks = [check for state in evaluation.states for check in state.suite.checks()]
-    checks += _remembered(evaluation, "subjects", lambda: list(evaluation.candidate.checks(evaluation.baseline)), {})
-    for state in evaluation.states:
-        if all(check.passed for check in checks):
-            probe = partial(_noise, evaluation, state, noise_probe)
-            checks += _remembered(evaluation, f"noise-floor {state.suite.name}", probe, shared)
+    found = evaluation.run.fact("subjects")
+    if found is None:
+        found = [asdict(check) for check in evaluation.candidate.checks(evaluation.baseline)]
+        evaluation.run.note_fact("subjects", found)
+    checks += [Check(**check) for check in found]
+    if all(check.passed for check in checks):
+        checks += _noise(evaluation, noise_probe, {} if known is None else known)
     return checks
 
 
-def _noise(evaluation: Evaluation, state: SuiteState, count: int) -> list[Check]:
-    return [noise_floor(evaluation, state, count)]
-
-
-def _remembered(
-    evaluation: Evaluation, name: str, find_out: Callable[[], list[Check]], known: MutableMapping[str, Any]
-) -> list[Check]:
-    stored = evaluation.run.fact(name)
-    if stored is None:
-        stored = known.get(name) or [asdict(check) for check in find_out()]
-        evaluation.run.note_fact(name, stored)
-    known[name] = stored
-    return [Check(**check) for check in stored]
+def _noise(evaluation: Evaluation, count: int, known: MutableMapping[str, Any]) -> list[Check]:
+    names = {f"{_NOISE} {state.suite.name}": state for state in evaluation.states}
+    stored = {name: evaluation.run.fact(name) or known.get(name) for name in names}
+    unknown = [state for name, state in names.items() if stored[name] is None]
+    stored |= {check.name: [asdict(check)] for check in noise_floors(evaluation, unknown, count)}
+    for name, fact in stored.items():
+        if evaluation.run.fact(name) is None:
+            evaluation.run.note_fact(name, fact)
+    known.update(stored)
+    return [Check(**check) for fact in stored.values() for check in fact or ()]

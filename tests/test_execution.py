@@ -16,7 +16,7 @@ from harness.cache import OutputCache
 from harness.config import load_gate
 from harness.errors import StorageError
 from harness.execution.drafts import Drafting, Source
-from harness.execution.local import Schedule, SuiteState, _within, answer_cached
+from harness.execution.local import Schedule, SuiteState, answer_cached, within
 from harness.gate import GateResult, run_gate
 from harness.progress import Silent
 from harness.records import Draft, Generate, LogLikelihood, Output, Request, Sample
@@ -169,8 +169,22 @@ def test_chunks_grow_up_to_a_bound_and_faster_where_nobody_looks() -> None:
 def test_no_more_samples_than_the_bound_are_asked_together() -> None:
     states = [SuiteState(FakeSuite(), ()) for _ in range(5)]
     samples = [[Sample(str(i), "") for i in range(n)] for n in (60, 40, 30, 300, 10)]
-    groups = [[len(s) for _, s in group] for group in _within(zip(states, samples, strict=True), 100)]
+    groups = [[len(s) for _, s in group] for group in within(zip(states, samples, strict=True), 100)]
     assert groups == [[60, 40], [30], [300], [10]]
+
+
+def test_the_noise_of_all_suites_is_measured_together(tmp_path: Path, asked: list[Asked]) -> None:
+    path = project(tmp_path, lost=[0], n=20, sequential=False, noise_probe=5)
+    add_suite(path, "left", 9)
+    result = run(path)
+    first, again = asked[:2]
+    assert (first.subject, len(first.requests), first.suites) == ("before", 10, {"sums", "left"})
+    assert again.requests == first.requests[::-1]
+    names = ["noise-floor sums", "noise-floor left"]
+    assert [c.name for c in result.verdict.checks if c.name.startswith("noise")] == names
+    before = len(asked)
+    assert run(path).verdict == result.verdict  # what is known is not asked again
+    assert len(asked) == before
 
 
 # ---------------------------------------------------------------- drafts

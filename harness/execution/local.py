@@ -129,7 +129,7 @@ class Evaluation:
         began, resumed = time.monotonic(), sum(state.done for state in self.states)
         waiting = [state for state in self.states if self._goes_on(state)]
         while waiting:
-            for together in _within([(s, s.next_chunk(self.schedule)) for s in waiting], self.schedule.most):
+            for together in within([(s, s.next_chunk(self.schedule)) for s in waiting], self.schedule.most):
                 self._ask_chunks(together)
             waiting = [state for state in waiting if self._goes_on(state)]
             asked = sum(state.done for state in self.states) - resumed
@@ -245,7 +245,7 @@ def _chunk_ends(samples: Sequence[Sample], schedule: Schedule) -> Iterator[int]:
         size = min(size * growth, float(max(schedule.most, schedule.first)))
 
 
-def _within(
+def within(
     chunks: Iterable[tuple[SuiteState, Sequence[Sample]]], most: int
 ) -> Iterator[list[tuple[SuiteState, Sequence[Sample]]]]:
     """Neighbouring chunks put together as long as they hold no more than `most` samples; a larger one is alone."""
