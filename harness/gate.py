@@ -100,6 +100,8 @@ def run_gates(configs: Sequence[LoadedConfig], observer: Observer, *, out: Path 
         for number, config in enumerate(configs, start=1):
             label = "" if len(configs) == 1 else f"candidate {number} of {len(configs)}, {_candidate_name(config)}: "
             results.append(_gate_one(bench, plan.anew(config), label))
+            if label:  # should a later one fail, what this one came to has been said
+                observer.note(f"{results[-1].candidate}: {results[-1].verdict.verdict.upper()}, {results[-1].path}")
         _tell_remarks(baseline, observer)
     return results
 

@@ -20,9 +20,15 @@ from harness.gate import GateResult, run_gates, with_candidates, with_engine
 from harness.progress import Silent
 from harness.records import worst
 from harness.subjects import SubjectContext, scripted
-from tests.scripted_project import N, another_candidate, project
+from tests import scripted_project
+from tests.scripted_project import another_candidate
 
-LATER = [i for i in range(N) if i % 3 == 0]
+N = 30
+LATER = range(0, N, 3)
+
+
+def project(folder: Path, **policy: Any) -> Path:
+    return scripted_project.project(folder, n=N, **policy)
 
 
 def gates(path: Path, candidates: Sequence[Path], observer: Silent | None = None) -> list[GateResult]:
@@ -124,7 +130,7 @@ def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_candidate_may_be_drafted_by_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = project(tmp_path, sequential=False, first_chunk=30)
+    path = project(tmp_path, sequential=False, first_chunk=10)
     files = [another_candidate(path, f"{name}.jsonl", wrong=range(N), say="a long new answer") for name in "ab"]
     drafts: dict[str, list[str]] = {}
     honest = scripted.ScriptedSubject.answer
@@ -136,8 +142,8 @@ def test_a_candidate_may_be_drafted_by_the_one_before(tmp_path: Path, monkeypatc
     monkeypatch.setattr(scripted.ScriptedSubject, "answer", noted)
     gates(path, files)
     assert set(drafts["a.jsonl"]) == {str(2 * i) for i in range(N)}  # the baseline's
-    assert drafts["b.jsonl"][:30] == drafts["a.jsonl"][:30]  # nothing is known of either source yet
-    assert set(drafts["b.jsonl"][30:]) == {"a long new answer"}
+    assert drafts["b.jsonl"][:10] == drafts["a.jsonl"][:10]  # nothing is known of either source yet
+    assert set(drafts["b.jsonl"][10:]) == {"a long new answer"}
 
 
 class Telling(Silent):
@@ -153,8 +159,18 @@ class Telling(Silent):
 def test_what_subjects_remark_is_told_once_with_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scripted.ScriptedSubject, "remarks", lambda self: [f"{len(self.name)} letters"])
     path, observer = project(tmp_path), Telling()
-    gates(path, [another_candidate(path, "a.jsonl"), another_candidate(path, "b.jsonl", wrong=[1])], observer)
-    assert observer.notes == ["a.jsonl: 7 letters", "b.jsonl: 7 letters", "before: 6 letters"]
+    files = [another_candidate(path, "a.jsonl"), another_candidate(path, "b.jsonl", wrong=LATER)]
+    one, two = gates(path, files, observer)
+    assert observer.notes == [
+        "a.jsonl: 7 letters", f"a.jsonl: PROMOTE, {one.path}",
+        "b.jsonl: 7 letters", f"b.jsonl: BLOCK, {two.path}",
+        "before: 6 letters",
+    ]  # fmt: skip
+    observer.notes.clear()
+    gates(path, files[:1], observer)
+    assert [note for note in observer.notes if not note.startswith("resuming")] == [
+        "a.jsonl: 7 letters", "before: 6 letters",
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------- the command line
