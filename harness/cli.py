@@ -81,9 +81,8 @@ def gate(
 ) -> int:
     """Evaluate baseline and candidate on the same samples and decide: promote, block or hold.
 
-    Exit code: 0 promote, 1 block, 2 usage or configuration, 3 hold, 4 infrastructure failure. Several candidates are
-    compared with one baseline, each with a verdict of its own; the exit code is that of the worst: block, then hold,
-    then promote.
+    Exit code: 0 promote, 1 block, 2 usage, 3 hold, 4 infrastructure failure.
+    Of several candidates the worst counts: block, then hold, then promote.
     """
     from harness.config import load_gate
     from harness.gate import run_gates, with_candidates, with_engine
@@ -329,6 +328,7 @@ def _conclude_several(results: Sequence[GateResult], as_json: bool) -> int:
         for result in results:
             typer.echo(f"\n{result.candidate}")
             print_verdict(result.verdict, report=result.reports[0])
+        typer.echo()
         print_candidates([(result.candidate, result.verdict, result.path) for result in results])
     return EXIT_CODES[verdict]
 

@@ -110,7 +110,7 @@ def _gate_one(bench: Bench, plan: Plan, label: str) -> GateResult:
     """Load one candidate, evaluate it, write its run directory, and let go of it."""
     observer = bench.observer
     with ExitStack() as stack:
-        observer.stage(f"{label}loading the candidate")
+        observer.stage(f"{label}loading" if label else "loading the candidate")
         try:
             candidate = stack.enter_context(closing(build_subject(plan.loaded, "candidate", bench.context)))
         except AdapterError as error:
