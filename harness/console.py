@@ -215,9 +215,15 @@ def print_candidates(results: Sequence[tuple[str, Verdict, Path]], *, stream: Te
     rows = []
     for name, verdict, run in results:
         cells = [_brief(c) for c in verdict.comparisons if c.required] if each else [_worst(verdict)]
-        rows.append((name, f"{_VERDICT[verdict.verdict][0]} {verdict.verdict.upper()}", *cells, run))
+        rows.append((name, f"{_VERDICT[verdict.verdict][0]} {verdict.verdict.upper()}", *cells, _from_here(run)))
     columns = labels if each else ["worst required guard"]
     print_table("Candidates", ("candidate", "verdict", *columns, "run"), rows, stream=stream)
+
+
+def _from_here(path: Path) -> Path:
+    """A path as short as it can be typed, since a folded one cannot be copied."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _worst(verdict: Verdict) -> str:

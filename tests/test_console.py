@@ -155,6 +155,9 @@ def test_all_candidates_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
         "c0  ‖ HOLD  s0/m −5.0 pts ✓  runs/c0",
         "c1  ‖ HOLD  s0/m – ?  runs/c1",
     ]
+    stream = io.StringIO()
+    console.print_candidates([("c", few, Path.cwd() / "runs" / "c")], stream=stream)
+    assert stream.getvalue().rstrip().endswith(" runs/c")
     advisory = Verdict("hold", (), (state("a/m", required=False),))
     assert printed(advisory)[1:] == ["candidate  verdict  run", "c0  ‖ HOLD  runs/c0"]
 
