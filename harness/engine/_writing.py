@@ -1,13 +1,285 @@
+"""Decoding in batches that stay full: drafts verified many tokens at a time, the rest token by token in one pool.
+
+A prompt's first pass carries the first tokens of its draft. Rows that agree go on verifying, several tokens a pass;
+rows that have left their draft join the pool, which takes a step whenever it is full, or nothing else is to be done.
+Every token is the largest logit of this subject at its place (or its own draw), whoever proposed it.
+"""
+
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from harness.engine import Answers
-from harness.engine._answers import Prompt
-from harness.engine._decoding import decode_batch
+from harness.engine._answers import Answer, Endings, Pick, Prompt, pick
+from harness.engine._batches import OUT_OF_MEMORY, attempt
+from harness.engine._drafts import Guide, Odds
+from harness.engine._kv import Batch
+from harness.engine._plan import Job, plan
+from harness.engine._walk import Walk
+from harness.records import Output
+
+_ROOM = 32  # columns that a batch can grow before it is copied
+_WORTH = {"cpu": 0.35, "cuda": 0.1}  # cost of verifying a token relative to generating it in a full batch
+_POOL = {"cpu": 32, "cuda": 256}  # rows that a step should have; more gain little and cost memory
+_OVERHEAD = {"cpu": 2.0, "cuda": 16.0}  # tokens of compute that a row of a step costs besides, for its keys and values
+
+
+class Line:
+    """An answer on its way, with the draft that it may follow."""
+
+    __slots__ = ("answer", "guide", "proposal")
+
+    def __init__(self, prompt: Prompt, vocabulary: int) -> None:
+        """Nothing is written; a sampled answer follows no draft."""
+        self.answer = Answer(prompt)
+        self.guide = Guide(prompt.draft if self.answer.greedy else (), vocabulary)
+        self.proposal: list[int] = []
+
+    @property
+    def unread(self) -> tuple[int, ...]:
+        """All tokens of prompt and answer; the last of them the model has never seen."""
+        return (*self.answer.prompt.ids, *self.answer.ids)
+
+
+@dataclass(slots=True)
+class Group:
+    """Lines with their keys and values, row by row; what the model has not seen of a line is its last token."""
+
+    lines: list[Line]
+    batch: Batch
+
+    @property
+    def open(self) -> list[int]:
+        """Rows whose answer is not finished."""
+        return [row for row, line in enumerate(self.lines) if not line.answer.closed]
 
 
 class Writing:
-    def __init__(self, passes, walk):
-        self.p = passes
+    """The generations of one subject; the odds of drafts are learned over all calls."""
 
-    def run(self, prompts):
-        for p in prompts:
-            yield decode_batch(self.p.causal, [p])
+    def __init__(self, walk: Walk) -> None:
+        """Nothing is written yet."""
+        self._walk = walk
+        self._causal = walk.passes.causal
+        kind = self._causal.device.partition(":")[0]
+        self._odds = Odds(_WORTH.get(kind, _WORTH["cpu"]))
+        self._rows = _POOL.get(kind, _POOL["cpu"])
+        self._overhead = _OVERHEAD.get(kind, _OVERHEAD["cpu"])
+        with walk.passes.run() as model:
+            self._endings = Endings(self._causal.tokenizer, model)
+        self._pool: Group | None = None
+        self._again: list[Line] = []
+
+    def run(self, prompts: Sequence[Prompt]) -> Iterator[Answers]:
+        """The answers to `prompts`, as they are finished."""
+        lines = [Line(prompt, self._causal.vocabulary) for prompt in prompts]
+        while lines:
+            yield from self._run(lines)
+            lines, self._again = self._again, []  # memory ran out under these; now less is used
+
+    def _run(self, lines: Sequence[Line]) -> Iterator[Answers]:
+        room = max(line.answer.prompt.limit for line in lines)
+        lost: Answers = []
+        for jobs in self._prefixes(lines, lost):
+            for group in self._walk.each(jobs, self._begin, room):
+                if isinstance(group, Job):
+                    lost += [(line.answer.prompt.index, Output(failure=OUT_OF_MEMORY)) for line in group.lines]
+                    continue
+                yield self._finished(group.lines)
+                yield from self._steps(until=self._most(room))
+        yield from self._steps(until=0)
+        if lost:
+            yield lost
+
+    def _most(self, room: int) -> int:
+        """Rows below which the pool waits for more before it takes a step."""
+        rows = min(self._rows, self._walk.limits.rows)
+        return max(0, min(rows, self._walk.limits.columns // max(1, self._widest() + room)) - 1)
+
+    def _widest(self) -> int:
+        return self._pool.batch.end if self._pool is not None else 0
+
+    # ---------------------------------------------------------------- the first pass
+
+    def _prefixes(self, lines: Sequence[Line], lost: Answers) -> Iterator[list[Job]]:
+        """A job for every line, in lists, behind the tokens that it shares; its last token is never shared."""
+        sequences = [line.unread[:-1] for line in lines]
+        longer = [number for number, ids in enumerate(sequences) if ids]
+        if bare := [number for number, ids in enumerate(sequences) if not ids]:
+            root = self._walk.store.root
+            yield [self._job(lines, number, Job((), 0, 0, past=root, past_length=root.length)) for number in bare]
+        chosen = [sequences[number] for number in longer]
+        roots = plan(chosen, [len(ids) for ids in chosen], share=self._walk.share)
+
+        def lose(job: Job) -> None:
+            waiting = [job]
+            while waiting:
+                gone = waiting.pop()
+                waiting += gone.children
+                lost.extend((lines[longer[n]].answer.prompt.index, Output(failure=OUT_OF_MEMORY)) for n in gone.ends)
+
+        for leaves in self._walk.leaves(roots, _read_nothing, lose, split=True):
+            yield [self._job(lines, longer[end], leaf) for leaf in leaves for end in leaf.ends]
+
+    def _job(self, lines: Sequence[Line], number: int, leaf: Job) -> _LineJob:
+        """What is left of a line's tokens behind its shared ones, and the first tokens of its draft."""
+        line = lines[number]
+        base = (*leaf.tokens, line.unread[-1])
+        line.proposal = self._propose(line)
+        job = _LineJob((*base, *line.proposal), leaf.start, 0, past=leaf.past, past_length=leaf.past_length)
+        job.lines, job.base = [line], len(base)
+        job.reads = dict.fromkeys(range(len(base) - 1, len(job.tokens)), ())
+        return job
+
+    def _begin(self, jobs: Sequence[_LineJob]) -> Group:
+        """The prompts' pass, and those after it in which drafts go on being right; the rest joins the pool."""
+        logits, batch = self._walk.forward(jobs, _ROOM)
+        if batch is None:
+            raise ValueError("the keys and values of a prompt are always kept")
+        self._walk.remember(jobs, batch, [job.base for job in jobs])
+        lines = [line for job in jobs for line in job.lines]
+        group = Group(lines, batch)
+        left = [self._take(group, logits, [job.base for job in jobs])]
+        while follows := [row for row in left[-1].open if left[-1].lines[row].guide.at is not None]:
+            last = left.pop()
+            others = [row for row in last.open if row not in set(follows)]
+            if others:
+                left.append(Group([last.lines[row] for row in others], last.batch.take(others, 0)))
+            following = last if len(follows) == len(last.lines) else Group(
+                [last.lines[row] for row in follows], last.batch.take(follows, self._odds.length + _ROOM)
+            )  # fmt: skip
+            left.append(self._verify(following))
+        for rest in left:
+            self._join(rest)
+        return group
+
+    def _verify(self, group: Group) -> Group:
+        for line in group.lines:
+            line.proposal = self._propose(line, self._walk.limits.reads // len(group.lines) - 1)
+        return self._step(group)
+
+    def _join(self, group: Group) -> None:
+        rows = group.open
+        if not rows:
+            return
+        if len(rows) < len(group.lines):
+            group = Group([group.lines[row] for row in rows], group.batch.take(rows, _ROOM))
+        if self._pool is not None:
+            group = Group([*self._pool.lines, *group.lines], self._pool.batch.join(group.batch, _ROOM))
+        self._pool = group
+
+    # ---------------------------------------------------------------- the pool
+
+    def _steps(self, until: int) -> Iterator[Answers]:
+        """Step the pool until at most `until` rows are left in it."""
+        while self._pool is not None and len(self._pool.open) > until:
+            pool = self._pool
+            done = {id(line) for line in pool.lines if line.answer.closed}
+            self._choose_proposals(pool)
+            stepped = attempt([pool], lambda groups: self._step(groups[0]))
+            if stepped is None:
+                self._pool = None
+                yield self._give_way(pool)
+                return
+            yield self._finished([line for line in pool.lines if id(line) not in done])
+            self._pool = self._compact(stepped)
+
+    def _choose_proposals(self, pool: Group) -> None:
+        """Let rows that have come back to their draft propose, as far as that pays for the whole batch.
+
+        A step of w tokens computes w for every row, so what it gains must be worth what the others waste.
+        """
+        rows = pool.open
+        most = self._walk.limits.reads // len(pool.lines) - 1
+        offers = {row: self._propose(pool.lines[row], most) for row in rows}
+        fixed = self._overhead * len(pool.lines)
+        best, width = len(rows) / (fixed + len(pool.lines)), 0
+        for longest in sorted({len(offer) for offer in offers.values()} - {0}):
+            gained = len(rows) + self._odds.share * sum(min(len(offer), longest) for offer in offers.values())
+            pace = gained / (fixed + len(pool.lines) * (1 + longest))
+            if pace > best:
+                best, width = pace, longest
+        for row, line in enumerate(pool.lines):
+            line.proposal = offers.get(row, [])[:width]
+
+    def _compact(self, pool: Group) -> Group | None:
+        """Without the finished rows, once there are enough of them to be worth copying the others."""
+        rows = pool.open
+        if not rows:
+            return None
+        if len(pool.lines) - len(rows) < max(1, len(pool.lines) // 4):
+            return pool
+        return Group([pool.lines[row] for row in rows], pool.batch.take(rows, _ROOM))
+
+    def _give_way(self, pool: Group) -> Answers:
+        """Memory ran out in a step: start the lines again later from what they have written, in a smaller pool."""
+        lines = [pool.lines[row] for row in pool.open]
+        self._walk.passes.usage["halved"] += 1
+        self._walk.store.shrink(0)
+        if len(lines) == 1:
+            return [(lines[0].answer.prompt.index, Output(failure=OUT_OF_MEMORY))]
+        self._rows = max(1, len(lines) // 2)
+        self._again += lines
+        return []
+
+    # ---------------------------------------------------------------- a step
+
+    def _propose(self, line: Line, most: int = 1024) -> list[int]:
+        left = line.answer.prompt.limit - len(line.answer.ids) - 1
+        return line.guide.proposal(self._odds, min(most, left))
+
+    def _step(self, group: Group) -> Group:
+        """One pass over all rows: the last token of each and what is proposed after it."""
+        tokens = [[line.unread[-1], *line.proposal] for line in group.lines]
+        width = max(map(len, tokens))
+        if group.batch.room < width:
+            group = Group(group.lines, group.batch.take(range(len(group.lines)), width + _ROOM))
+        logits = self._walk.passes.forward(tokens, [range(len(row)) for row in tokens], group.batch)
+        return self._take(group, logits, [1] * len(tokens))
+
+    def _take(self, group: Group, logits: Any, bases: Sequence[int]) -> Group:
+        """Write down what the logits say, as far as they agree with the proposals and one token beyond.
+
+        `bases[i]` tokens of row i were certain before; the proposals came behind them.
+        """
+        answers = [line.answer for line in group.lines for _ in range(1 + len(line.proposal))]
+        picks = iter(pick(logits, answers, self._causal.dtype))
+        kept = []
+        for line, base in zip(group.lines, bases, strict=True):
+            mine = [next(picks) for _ in range(1 + len(line.proposal))]
+            kept.append(base if line.answer.closed else base + self._write(line, mine))
+        return Group(group.lines, group.batch.keep(kept, _ROOM))
+
+    def _write(self, line: Line, picks: Sequence[Pick]) -> int:
+        """Take the picks up to the first that the proposal did not foresee; how many proposed tokens were right."""
+        right, proposed = 0, len(line.proposal)
+        usage = self._walk.passes.usage
+        for place, chosen in enumerate(picks):
+            line.answer.take(chosen, self._endings)
+            usage.update(chosen=line.answer.greedy, near_ties=chosen.near)
+            if line.answer.closed or place == proposed or chosen.id != line.proposal[place]:
+                break
+            right += 1
+        if proposed:
+            usage.update(drafted=proposed, accepted=right)
+            self._odds.learn(right, int(right < proposed and not line.answer.closed))
+        if not line.answer.closed:
+            line.guide.heed(line.answer.ids, proposed, right)
+        return right
+
+    def _finished(self, lines: Sequence[Line]) -> Answers:
+        return [(line.answer.prompt.index, line.answer.output(self._endings)) for line in lines if line.answer.closed]
+
+
+class _LineJob(Job):
+    """A job that begins lines; its first `base` tokens are the prompt's, the others a proposal."""
+
+    __slots__ = ("base", "lines")
+    lines: list[Line]
+    base: int
+
+
+def _read_nothing(jobs: Sequence[Job], logits: Any) -> None:
+    """Prompts share tokens, not logits."""
