@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
@@ -74,7 +73,7 @@ class OutputCache:
     def put(self, subject: str, answers: Sequence[tuple[Request, Output]]) -> None:
         """Store answers durably before returning; failures are left out, and what is there already stays."""
         rows = [
-            (subject, request_hash(request), json.dumps(asdict(output), allow_nan=False))
+            (subject, request_hash(request), json.dumps(output.as_json(), allow_nan=False))
             for request, output in answers
             if output.failure is None
         ]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 Estimand = Literal["frozen", "population"]
@@ -116,9 +116,14 @@ class Output:
     logprobs: tuple[float, ...] = ()
     near_ties: int = 0
 
+    def as_json(self) -> dict[str, Any]:
+        """The fields that are not at their defaults, JSON-ready; a run stores some hundred thousand of these."""
+        said = ((name, getattr(self, name), default) for name, default in _OUTPUT_DEFAULTS)
+        return {name: value for name, value, default in said if value != default}
+
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Output:
-        """The output that `asdict` wrote; raises TypeError or ValueError for anything else."""
+        """The output that `as_json` or `asdict` wrote; raises TypeError or ValueError for anything else."""
         listed = {key: tuple(record[key]) for key in ("ids", "logprobs") if key in record}
         return cls(**{**record, **listed})
 
@@ -128,6 +133,9 @@ class Output:
             raise ValueError("an output holds either an answer or a failure")
         if self.logprob is not None and not math.isfinite(self.logprob):
             raise ValueError("a log-likelihood must be finite; report a failure instead")
+
+
+_OUTPUT_DEFAULTS = [(f.name, f.default) for f in fields(Output)]
 
 
 @dataclass(frozen=True, slots=True)

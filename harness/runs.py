@@ -231,11 +231,15 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
         "prompt": entry.prompt,
         "target": entry.target,
         "tags": list(entry.tags),
-        "baseline": [asdict(o) for o in entry.baseline],
-        "candidate": [asdict(o) for o in entry.candidate],
-        "scores": {m: [asdict(s) for s in pair] for m, pair in entry.scores.items()},
+        "baseline": [o.as_json() for o in entry.baseline],
+        "candidate": [o.as_json() for o in entry.candidate],
+        "scores": {m: [_score_to_json(s) for s in pair] for m, pair in entry.scores.items()},
         **({"drift": [asdict(d) for d in entry.drift]} if entry.drift else {}),
     }
+
+
+def _score_to_json(score: Score) -> dict[str, Any]:
+    return {"state": score.state, "value": score.value, "reason": score.reason}
 
 
 def _entry_from_json(record: Mapping[str, Any]) -> Entry:

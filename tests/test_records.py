@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict
 
@@ -47,6 +48,22 @@ def test_an_output_is_an_answer_or_a_failure() -> None:
         Output()
     with pytest.raises(ValueError, match="either"):
         Output(text="x", failure="too long")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        Output(text=""),
+        Output(text="a", tokens=2, truncated=True, ids=(1, 0), logprobs=(-0.5, 0.0), near_ties=1),
+        Output(logprob=0.0, is_greedy=False, tokens=1),
+        Output(logprob=-1.5, is_greedy=True),
+        Output(failure="too long"),
+    ],
+)
+def test_an_output_comes_back_from_json_and_leaves_out_what_it_does_not_say(output: Output) -> None:
+    record = json.loads(json.dumps(output.as_json()))
+    assert Output.from_json(record) == output == Output.from_json(asdict(output))
+    assert None not in record.values()
 
 
 def test_a_score_outside_its_bounds_becomes_a_failure_that_says_so() -> None:
