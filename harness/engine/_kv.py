@@ -8,6 +8,7 @@ for rows of different lengths. Every layer keeps all of its tokens, a sliding on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,20 +45,45 @@ class Segment:
         return Segment(head, at), Segment(tail, self.length - at)
 
 
+class Scratch:
+    """Memory for batches that live for one pass: given anew each time, it would cost as much as filling it."""
+
+    def __init__(self) -> None:
+        """Nothing is held yet."""
+        self._held: dict[tuple[int, int], Any] = {}
+
+    def tensor(self, key: tuple[int, int], size: tuple[int, ...], shape: Shape) -> Any:
+        """A tensor of `size` whose content is whatever was there; the next one of the same key overwrites it."""
+        import torch
+
+        wanted = math.prod(size)
+        held = self._held.get(key)
+        if held is None or held.numel() < wanted:
+            self._held.pop(key, None)  # let go before taking more
+            held = self._held[key] = torch.empty(wanted, dtype=shape.dtype, device=shape.device)
+        return held[:wanted].view(size)
+
+    def drop(self) -> None:
+        """Give the memory back."""
+        self._held.clear()
+
+
 class Batch:
     """Keys and values [rows, heads, columns, size] of several sequences; row i is the last `lengths[i]` columns."""
 
-    def __init__(self, shape: Shape, lengths: Sequence[int], room: int) -> None:
+    def __init__(self, shape: Shape, lengths: Sequence[int], room: int, scratch: Scratch | None = None) -> None:
         """Rows whose tokens are still to be filled in, and `room` more columns to grow into."""
-        import torch
-
+        scratch = Scratch() if scratch is None else scratch
         self.shape = shape
         self.lengths = list(lengths)
         self.end = max(self.lengths, default=0)
         columns, rows = self.end + room, len(self.lengths)
         self.layers: Layers = [
-            tuple(torch.empty((rows, h, columns, s), dtype=shape.dtype, device=shape.device) for s in (k, v))
-            for h, k, v in shape.layers
+            (
+                scratch.tensor((layer, 0), (rows, heads, columns, key), shape),
+                scratch.tensor((layer, 1), (rows, heads, columns, value), shape),
+            )
+            for layer, (heads, key, value) in enumerate(shape.layers)
         ]
 
     @property
@@ -128,6 +154,11 @@ class Batch:
         start = self.end - self.lengths[row] + first
         return Segment([(k[row, :, start : start + count].clone(), v[row, :, start : start + count].clone())
                         for k, v in self.layers], count)  # fmt: skip
+
+    @property
+    def room(self) -> int:
+        """Columns that can still be written."""
+        return self._columns - self.end
 
     @property
     def _columns(self) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.engine._store import Kept, common_length
+
+Work = TypeVar("Work", bound="Job")
 
 _WORTH = 16  # tokens that a shared node must save; below, one more pass costs more than it gains
 
@@ -124,7 +126,7 @@ class Limits:
     rows: int
 
 
-def pack(jobs: Iterable[Job], limits: Limits, room: int = 0) -> list[list[Job]]:
+def pack(jobs: Iterable[Work], limits: Limits, room: int = 0) -> list[list[Work]]:
     """Batches of jobs of like length behind like pasts, so that little is padding; each within `limits`.
 
     Jobs are laid in strips by the length of their past, and by their own length within a strip: sorted by one alone,
@@ -134,15 +136,15 @@ def pack(jobs: Iterable[Job], limits: Limits, room: int = 0) -> list[list[Job]]:
     total = sum(len(job.tokens) for job in ordered)
     strips = max(1, round((total / limits.tokens) ** 0.5))
     size = -(-len(ordered) // strips)
-    batches: list[list[Job]] = []
+    batches: list[list[Work]] = []
     for start in range(0, len(ordered), max(1, size)):
         strip = sorted(ordered[start : start + size], key=lambda j: (-len(j.tokens), -j.past_length, j.behind, j.ends))
         batches += _cut(strip, limits, room)
     return [sorted(batch, key=lambda j: (-j.past_length, j.behind, -len(j.tokens), j.ends)) for batch in batches]
 
 
-def _cut(jobs: Sequence[Job], limits: Limits, room: int) -> list[list[Job]]:
-    batches: list[list[Job]] = []
+def _cut(jobs: Sequence[Work], limits: Limits, room: int) -> list[list[Work]]:
+    batches: list[list[Work]] = []
     width = past = reads = 0
     for job in jobs:
         batch = batches[-1] if batches else []

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from harness.engine._batches import attempt
-from harness.engine._kv import Batch
+from harness.engine._kv import Batch, Scratch
 from harness.engine._passes import Passes
 from harness.engine._plan import Job, Limits, pack
 from harness.engine._store import Kept, Store
 
 Result = TypeVar("Result")
+Work = TypeVar("Work", bound=Job)
 Reader = Callable[[Sequence[Job], Any], None]
 """Takes jobs and the logits at their `reads`, job after job, [positions, vocabulary]."""
 
@@ -28,16 +29,21 @@ class Walk:
         self.store = store
         self.limits = limits
         self.share = share
+        self._scratch = Scratch()
 
-    def leaves(self, roots: Sequence[Job], read: Reader, lose: Callable[[Job], None]) -> Iterator[list[Job]]:
+    def leaves(
+        self, roots: Sequence[Job], read: Reader, lose: Callable[[Job], None], *, split: bool = False
+    ) -> Iterator[list[Job]]:
         """Jobs without children, in lists; the tokens that they share are computed before they are yielded.
+
+        With `split` a sequence that ends where others go on gets a leaf of its own, without tokens.
 
         A list must be finished before the next is asked for, as what its jobs stand behind is dropped then. `read` is
         called for shared jobs that somebody needs logits of, `lose` for one that does not fit into memory.
         """
         attached = [self._attach(job) for job in roots]
         try:
-            yield from self._run(attached, read, lose)
+            yield from self._run(_split(attached) if split else attached, read, lose)
         finally:
             for job in attached:
                 if job.past is not None:
@@ -59,22 +65,30 @@ class Walk:
                 self._make_smaller(batch)
                 waiting = pack([job for group in [batch, *waiting] for job in group], self.limits, room)
 
-    def forward(self, jobs: Sequence[Job], room: int = 0, *, keep: bool = True) -> tuple[Any, Batch | None]:
-        """Logits at the jobs' reads and the batch behind whose edge the new keys and values stand (None: not kept)."""
+    def forward(self, jobs: Sequence[Job], room: int | None = None, *, keep: bool = True) -> tuple[Any, Batch | None]:
+        """Logits at the jobs' reads and the batch behind whose edge the new keys and values stand (None: not kept).
+
+        With `room` the batch can grow by as many columns more; without, it is good until the next pass.
+        """
         width = max(len(job.tokens) for job in jobs)
         past = None
         if keep or any(job.past_length for job in jobs):
-            past = Batch(self.passes.shape, [job.past_length for job in jobs], width + room)
+            lengths = [job.past_length for job in jobs]
+            scratch = self._scratch if room is None else None
+            past = Batch(self.passes.shape, lengths, width + (room or 0), scratch)
             _fill(past, jobs)
         return self.passes.forward([j.tokens for j in jobs], [sorted(j.reads) for j in jobs], past), past
 
-    def remember(self, jobs: Sequence[Job], batch: Batch | None) -> None:
-        """Keep long sequences that share nothing with what is kept, whole: the next request may share their start."""
+    def remember(self, jobs: Sequence[Job], batch: Batch | None, counts: Sequence[int] | None = None) -> None:
+        """Keep long sequences that share nothing with what is kept: the next request may share their start.
+
+        `counts[i]` is how many of job i's tokens belong to its request (all by default).
+        """
         if not self.share or batch is None:
             return
         for row, job in enumerate(jobs):
             if _memorable(job):
-                self._add(job, batch, row)
+                self._add(job, batch, row, None if counts is None else counts[row])
 
     def worth_remembering(self, jobs: Sequence[Job]) -> bool:
         """Whether `remember` would keep one of these."""
@@ -136,10 +150,11 @@ class Walk:
                 done += result
         return done
 
-    def _add(self, job: Job, batch: Batch | None, row: int) -> Kept:
+    def _add(self, job: Job, batch: Batch | None, row: int, count: int | None = None) -> Kept:
         if job.past is None or batch is None:
             raise ValueError("only an attached job's keys and values can be kept")
-        return self.store.add(job.past, job.tokens, batch.segment(row, job.past_length, len(job.tokens)))
+        tokens = job.tokens[:count]
+        return self.store.add(job.past, tokens, batch.segment(row, job.past_length, len(tokens)))
 
     def _hand_down(self, job: Job, node: Kept) -> None:
         """The children of `job` stand behind `node`, which stays until they are done."""
@@ -159,7 +174,20 @@ class Walk:
         )
         self.store.budget //= 2
         self.store.shrink(0)
+        self._scratch.drop()
         self.passes.usage["halved"] += 1
+
+
+def _split(roots: list[Job]) -> list[Job]:
+    """Hang a job without tokens under every job that has both ends and children, for its ends."""
+    waiting = list(roots)
+    while waiting:
+        job = waiting.pop()
+        waiting += job.children
+        if job.ends and job.children:
+            job.children.append(Job((), job.stop, job.free, job.ends))
+            job.ends = []
+    return roots
 
 
 def _memorable(job: Job) -> bool:

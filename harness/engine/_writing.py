@@ -56,6 +56,20 @@ class Group:
         return [row for row, line in enumerate(self.lines) if not line.answer.closed]
 
 
+class Opening(Job):
+    """The job that begins a line; its first `base` tokens are the prompt's, the others a proposal."""
+
+    __slots__ = ("base", "line")
+
+    def __init__(self, line: Line, leaf: Job, proposal: Sequence[int]) -> None:
+        """Behind the tokens that `leaf` shares; the last token of a line is never shared."""
+        base = (*leaf.tokens, line.unread[-1])
+        super().__init__((*base, *proposal), leaf.start, 0, past=leaf.past, past_length=leaf.past_length)
+        self.reads = {place: [] for place in range(len(base) - 1, len(self.tokens))}
+        self.line = line
+        self.base = len(base)
+
+
 class Writing:
     """The generations of one subject; the odds of drafts are learned over all calls."""
 
@@ -82,10 +96,10 @@ class Writing:
     def _run(self, lines: Sequence[Line]) -> Iterator[Answers]:
         room = max(line.answer.prompt.limit for line in lines)
         lost: Answers = []
-        for jobs in self._prefixes(lines, lost):
+        for jobs in self._openings(lines, lost):
             for group in self._walk.each(jobs, self._begin, room):
-                if isinstance(group, Job):
-                    lost += [(line.answer.prompt.index, Output(failure=OUT_OF_MEMORY)) for line in group.lines]
+                if isinstance(group, Opening):
+                    lost.append(_lost(group.line))
                     continue
                 yield self._finished(group.lines)
                 yield from self._steps(until=self._most(room))
@@ -103,13 +117,13 @@ class Writing:
 
     # ---------------------------------------------------------------- the first pass
 
-    def _prefixes(self, lines: Sequence[Line], lost: Answers) -> Iterator[list[Job]]:
+    def _openings(self, lines: Sequence[Line], lost: Answers) -> Iterator[list[Opening]]:
         """A job for every line, in lists, behind the tokens that it shares; its last token is never shared."""
         sequences = [line.unread[:-1] for line in lines]
         longer = [number for number, ids in enumerate(sequences) if ids]
         if bare := [number for number, ids in enumerate(sequences) if not ids]:
             root = self._walk.store.root
-            yield [self._job(lines, number, Job((), 0, 0, past=root, past_length=root.length)) for number in bare]
+            yield [self._open(lines[number], Job((), 0, 0, past=root, past_length=root.length)) for number in bare]
         chosen = [sequences[number] for number in longer]
         roots = plan(chosen, [len(ids) for ids in chosen], share=self._walk.share)
 
@@ -118,29 +132,22 @@ class Writing:
             while waiting:
                 gone = waiting.pop()
                 waiting += gone.children
-                lost.extend((lines[longer[n]].answer.prompt.index, Output(failure=OUT_OF_MEMORY)) for n in gone.ends)
+                lost.extend(_lost(lines[longer[end]]) for end in gone.ends)
 
         for leaves in self._walk.leaves(roots, _read_nothing, lose, split=True):
-            yield [self._job(lines, longer[end], leaf) for leaf in leaves for end in leaf.ends]
+            yield [self._open(lines[longer[end]], leaf) for leaf in leaves for end in leaf.ends]
 
-    def _job(self, lines: Sequence[Line], number: int, leaf: Job) -> _LineJob:
-        """What is left of a line's tokens behind its shared ones, and the first tokens of its draft."""
-        line = lines[number]
-        base = (*leaf.tokens, line.unread[-1])
+    def _open(self, line: Line, leaf: Job) -> Opening:
         line.proposal = self._propose(line)
-        job = _LineJob((*base, *line.proposal), leaf.start, 0, past=leaf.past, past_length=leaf.past_length)
-        job.lines, job.base = [line], len(base)
-        job.reads = dict.fromkeys(range(len(base) - 1, len(job.tokens)), ())
-        return job
+        return Opening(line, leaf, line.proposal)
 
-    def _begin(self, jobs: Sequence[_LineJob]) -> Group:
+    def _begin(self, jobs: Sequence[Opening]) -> Group:
         """The prompts' pass, and those after it in which drafts go on being right; the rest joins the pool."""
         logits, batch = self._walk.forward(jobs, _ROOM)
         if batch is None:
             raise ValueError("the keys and values of a prompt are always kept")
         self._walk.remember(jobs, batch, [job.base for job in jobs])
-        lines = [line for job in jobs for line in job.lines]
-        group = Group(lines, batch)
+        group = Group([job.line for job in jobs], batch)
         left = [self._take(group, logits, [job.base for job in jobs])]
         while follows := [row for row in left[-1].open if left[-1].lines[row].guide.at is not None]:
             last = left.pop()
@@ -219,7 +226,7 @@ class Writing:
         self._walk.passes.usage["halved"] += 1
         self._walk.store.shrink(0)
         if len(lines) == 1:
-            return [(lines[0].answer.prompt.index, Output(failure=OUT_OF_MEMORY))]
+            return [_lost(lines[0])]
         self._rows = max(1, len(lines) // 2)
         self._again += lines
         return []
@@ -273,12 +280,8 @@ class Writing:
         return [(line.answer.prompt.index, line.answer.output(self._endings)) for line in lines if line.answer.closed]
 
 
-class _LineJob(Job):
-    """A job that begins lines; its first `base` tokens are the prompt's, the others a proposal."""
-
-    __slots__ = ("base", "lines")
-    lines: list[Line]
-    base: int
+def _lost(line: Line) -> tuple[int, Output]:
+    return line.answer.prompt.index, Output(failure=OUT_OF_MEMORY)
 
 
 def _read_nothing(jobs: Sequence[Job], logits: Any) -> None:

@@ -88,7 +88,7 @@ class RadixEngine:
         if prepared is None:
             yield from self._plain.answer(requests, {})
             return
-        passes, walk, writing = prepared
+        _, walk, writing = prepared
         work = self._intake.sort(requests, drafts if self._options.draft else {})
         if work.refused:
             yield work.refused
@@ -114,4 +114,4 @@ class RadixEngine:
         limits, kept = choose(self._model, passes.shape, options.memory, options.batch_tokens, options.batch_size)
         store = Store(kept, passes.root)
         walk = Walk(passes, store, limits, share=options.share_prefixes)
-        return passes, walk, Writing(passes, walk)
+        return passes, walk, Writing(walk)
