@@ -155,6 +155,8 @@ def test_all_candidates_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
         "c0  ‖ HOLD  s0/m −5.0 pts ✓  runs/c0",
         "c1  ‖ HOLD  s0/m – ?  runs/c1",
     ]
+    shown = [state("far/m", difference=-0.3), state("near/m", "regressed", difference=-0.03), *many.comparisons]
+    assert printed(Verdict("block", (), tuple(shown)))[-1] == "c0  ✗ BLOCK  near/m −3.0 pts ✗  runs/c0"
     stream = io.StringIO()
     console.print_candidates([("c", few, Path.cwd() / "runs" / "c")], stream=stream)
     assert stream.getvalue().rstrip().endswith(" runs/c")
