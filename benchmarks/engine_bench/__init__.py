@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/engine.py`: the model, the requests, the processes that answer them, the tables."""

@@ -1,0 +1,226 @@
+"""Cost against size, several candidates, stopping early, start-up: what a table of one workload does not show."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+from benchmarks.engine_bench.comparing import Setup
+from benchmarks.engine_bench.jobs import BASE, ROOT, run, say, spawn
+from benchmarks.engine_bench.results import costs, pick
+from benchmarks.engine_bench.workloads import Ask, in_turns, mmlu_subjects
+
+ITEMS = 14_042  # test questions of MMLU, all subjects
+_RIGHT = 0.6  # share of the base's answers that are made right, about what a useful model has
+
+
+def scaling(setup: Setup, asks: Sequence[Ask], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Seconds and memory of base and one candidate for more and more samples, each number in a process of its own."""
+    rows = []
+    for size in sizes:
+        say(f"scaling: {size} samples")
+        result = run(setup.job("ours", [BASE, next(iter(setup.adapters))], in_turns(asks, size)))
+        seconds = sum(median(arm.seconds) for arm in result.arms.values())
+        rows.append({
+            "samples": size, "seconds": seconds, "tokens": sum(arm.work.tokens for arm in result.arms.values()),
+            "peak_bytes": result.peak_bytes, "loaded_bytes": result.loaded_bytes, "failure": result.failure,
+        })  # fmt: skip
+    return rows
+
+
+def candidates(setup: Setup, workloads: Mapping[str, Sequence[Ask]]) -> dict[str, Any]:
+    """For each workload, what the base and its first k agreeing candidates cost in units of the base alone."""
+    names = [name for name in setup.adapters if name != "disagreeing"][:3]
+    found: dict[str, Any] = {}
+    for title, asks in workloads.items():
+        say(f"candidates: {title}")
+        result = run(setup.job("ours", [BASE, *names], asks))
+        seconds = {name: median(arm.seconds) for name, arm in result.arms.items()}
+        found[title] = {"failure": result.failure, "seconds": seconds} | (
+            {} if result.failure else {"costs": costs(seconds, BASE)}
+        )
+    return found
+
+
+def startup(setup: Setup) -> dict[str, Any]:
+    """Seconds of `harness --help`, and from loaded weights to the first scored sample of one task and of a group."""
+    say("start-up")
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        code, errors = spawn([sys.executable, "-m", "harness", "--help"], 60, setup.threads)
+        assert code == 0, errors
+        took.append(time.perf_counter() - began)
+    found: dict[str, Any] = {"harness --help": median(took)}
+    for task in (f"mmlu_{mmlu_subjects(setup.data)[0]}", "mmlu"):
+        job = replace(setup.job("first", [BASE]), task=task, data=str(setup.data))
+        result = run(job)
+        found[task] = {
+            "failure": result.failure, "imports and task": result.import_seconds, "weights": result.load_seconds,
+            "first sample": result.first_seconds,
+        }  # fmt: skip
+    return found
+
+
+# ---------------------------------------------------------------- stopping early
+
+
+def early(setup: Setup, folder: Path, lm_eval_batch: int | str, labelled: int, limit: int | None) -> dict[str, Any]:
+    """A clear pass and a clear regression on all of MMLU through the real gate, against lm-eval run twice.
+
+    The questions' own answers show nothing, since a model of this size knows none of them. So each question gets as
+    its right answer what the base says, with probability 0.6, and another letter otherwise; the requests stay what they
+    are. Only the first `labelled` questions of the gate's order have one. lm-eval's time for all of them is
+    extrapolated, linearly, from a fair sample.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    _write_tasks(folder / "tasks", setup, limit)
+    gates = {name: _write_gate(folder, name, setup) for name in list(setup.adapters)[:2]}
+    asks, keys = _first_asked(next(iter(gates.values())), labelled)
+    say(f"stopping early: what the base says to {len(keys)} questions")
+    answered = run(setup.job("ours", [BASE], asks))
+    assert not answered.failure, answered.failure
+    _write_labels(folder / "tasks" / "labels.json", asks, answered.arms[BASE].answers, keys)
+    rate = _lm_eval_rate(setup, in_turns(asks, setup.probe), lm_eval_batch)
+    items = ITEMS if limit is None else limit * len(mmlu_subjects(setup.data))
+    found: dict[str, Any] = {
+        "items": items, "labelled": len(keys), "lm-eval seconds a sample, both": rate,
+        "lm-eval seconds, extrapolated": rate * items,
+    }  # fmt: skip
+    for name, config in gates.items():
+        say(f"stopping early: the gate of {name}")
+        found[name] = _gate(config, setup) | {"label": "pass" if name == next(iter(gates)) else "regression"}
+        found[name]["ratio"] = rate * items / found[name]["seconds"]
+    return found
+
+
+def _write_tasks(folder: Path, setup: Setup, limit: int | None) -> None:
+    """lm-eval's MMLU tasks with a scorer that looks the right answer up."""
+    import yaml
+
+    folder.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("score.py.in"), folder / "score.py")
+    template = {
+        "dataset_path": "cais/mmlu", "test_split": "test", "fewshot_split": "dev",
+        "fewshot_config": {"sampler": "first_n"}, "output_type": "multiple_choice",
+        "doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\n"
+        "D. {{choices[3]}}\nAnswer:",
+        "doc_to_choice": list("ABCD"), "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }  # fmt: skip
+    subjects = mmlu_subjects(setup.data)
+    for subject in subjects:
+        spoken = subject.replace("_", " ")
+        task = {
+            **template, "task": f"bench_{subject}", "dataset_name": subject,
+            "description": f"The following are multiple choice questions (with answers) about {spoken}.\n\n",
+        }  # fmt: skip
+        text = yaml.safe_dump(task, sort_keys=False) + "process_results: !function score.score\n"
+        (folder / f"bench_{subject}.yaml").write_text(text, encoding="utf-8")
+    group = {"group": "bench", "task": [f"bench_{subject}" for subject in subjects]}
+    (folder / "bench.yaml").write_text(yaml.safe_dump(group), encoding="utf-8")
+
+
+def _write_gate(folder: Path, name: str, setup: Setup) -> Path:
+    """A gate of one candidate, with a cache of its own that starts empty."""
+    import yaml
+
+    subject = {"model": str(setup.model), "device": setup.device, "dtype": setup.dtype, "engine": setup.engine}
+    suite = {
+        "kind": "capability", "task": "tasks/bench.yaml", "num_fewshot": 5, "data": str(setup.data),
+        "guards": [{"metric": "acc", "margin": 0.05}],
+    }  # fmt: skip
+    gate = {
+        "baseline": subject, "candidate": {**subject, "adapter": str(setup.adapters[name])}, "suites": [suite],
+        "cache": f"cache-{name}", "out": f"runs-{name}",
+    }  # fmt: skip
+    path = folder / f"gate-{name}.yaml"
+    path.write_text(yaml.safe_dump(gate, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _first_asked(config: Path, count: int) -> tuple[list[Ask], dict[str, str]]:
+    """Requests of the first samples in the order that the gate will ask them, and the key of each sample's document.
+
+    The order follows from the frozen tasks and the policy, so it is the same for every candidate.
+    """
+    from harness.config import load_gate
+    from harness.gate import make_plan
+
+    (state,) = make_plan(load_gate(config)).states
+    asks: list[Ask] = []
+    keys: dict[str, str] = {}
+    for sample in state.samples[:count]:
+        task, number = str(sample.data["task"]), int(sample.data["doc_id"])
+        keys[sample.id] = key_of(state.suite._docs[task][number])
+        # The requests need no chat template, so no subject is needed to build them.
+        for idx, request in enumerate(state.suite.requests(sample, None)):
+            asks.append(Ask(sample.id, "loglikelihood", (request.context, request.continuation), idx))
+    return asks, keys
+
+
+def key_of(doc: Mapping[str, Any]) -> str:
+    """What `score.py.in` knows a question by."""
+    return json.dumps([doc["subject"], doc["question"], list(doc["choices"])])
+
+
+def _write_labels(path: Path, asks: Sequence[Ask], answers: Sequence[Any], keys: Mapping[str, str]) -> None:
+    dice = Random(0)  # noqa: S311  # no secret
+    by_sample: dict[str, list[tuple[float, bool]]] = {}
+    for ask, answer in zip(asks, answers, strict=True):
+        by_sample.setdefault(ask.sample, []).append(answer)
+    labels = {}
+    for sample, choices in by_sample.items():
+        said = pick(choices)
+        others = [i for i in range(len(choices)) if i != said]
+        labels[keys[sample]] = said if dice.random() < _RIGHT else dice.choice(others)
+    path.write_text(json.dumps(labels), encoding="utf-8")
+
+
+def _lm_eval_rate(setup: Setup, asks: Sequence[Ask], batch: int | str) -> float:
+    """Seconds that lm-eval takes for one sample, base and candidate."""
+    seconds = 0.0
+    for arm in (BASE, next(iter(setup.adapters))):
+        result = run(replace(setup.job("lm-eval", [arm], asks), batch_size=batch))
+        assert not result.failure, result.failure
+        seconds += median(result.arms[arm].seconds)
+    return seconds / len({ask.sample for ask in asks})
+
+
+def _gate(config: Path, setup: Setup) -> dict[str, Any]:
+    """The command as a user gives it, from nothing to the reports."""
+    began = time.perf_counter()
+    told = config.with_suffix(".json")
+    code, errors = spawn(
+        ["sh", "-c", '"$0" -m harness gate "$1" --json > "$2"', sys.executable, str(config), str(told)], None,
+        setup.threads,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    assert code in (0, 1, 3), errors
+    verdict = json.loads(told.read_text(encoding="utf-8"))
+    guard = next(c for c in verdict["comparisons"] if c["required"])
+    wanted = ("outcome", "n", "n_used", "n_failed", "baseline_mean", "candidate_mean", "difference", "lost", "won")
+    return {"seconds": seconds, "verdict": verdict["verdict"], **{key: guard[key] for key in wanted}}
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "peft", "lm_eval", "tokenizers")}
+
+
+def revision() -> str:
+    """The commit that was measured, with a mark where the tree differs from it."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  # our own
+    return done.stdout.strip() or "not a checkout"
