@@ -81,6 +81,24 @@ def _shape(family: str, context: int) -> dict[str, Any]:
     return shape if family == "gpt_neox" else {**shape, "num_key_value_heads": 2}
 
 
+def make_any_model(folder: Path, kind: str, **config: Any) -> Path:
+    """A random model of any kind that transformers knows, of a Llama's shape where the kind has one."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+    make_tokenizer(folder, bos=True)
+    set_seed(0)
+    shape = {**_shape("llama", 256), "head_dim": 16, **config}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(3)
+    model.generation_config.eos_token_id = 1
+    model.save_pretrained(folder)
+    return folder
+
+
 def make_adapter(base: Path, folder: Path, method: str = "lora", *, seed: int = 1, scale: float = 1.0) -> Path:
     """A random adapter of a PEFT method; `scale` 0 leaves LoRA as it is initialised, which changes nothing."""
     import torch

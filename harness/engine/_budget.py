@@ -10,7 +10,7 @@ from harness.engine._plan import Limits
 
 _SHARE = 0.25  # of the free memory, for kept and running keys and values together
 _MOST = {"cpu": 4 * 2**30, "cuda": 64 * 2**30}
-_TOKENS = {"cpu": 2048, "cuda": 16384}  # of one pass, with padding; more gains nothing once the processor is busy
+_TOKENS = {"cpu": 512, "cuda": 16384}  # of one pass, with padding; more gains nothing once the processor is busy
 _LOGITS = 256 * 2**20  # bytes of the logits that are read in one pass
 
 

@@ -63,7 +63,7 @@ class Store:
 
     def find(self, tokens: Sequence[int], limit: int) -> tuple[Kept, int]:
         """The node of the longest kept prefix within the first `limit` tokens, and the prefix's length."""
-        node, done = self.root, 0
+        node, done, limit = self.root, 0, min(limit, len(tokens))
         while done < limit:
             child = node.children.get(tokens[done])
             if child is None:

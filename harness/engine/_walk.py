@@ -50,8 +50,8 @@ class Walk:
                     job.past.pins -= 1
 
     def each(
-        self, jobs: Sequence[Job], run: Callable[[Sequence[Job]], Result], room: int = 0
-    ) -> Iterator[Result | Job]:
+        self, jobs: Sequence[Work], run: Callable[[Sequence[Work]], Result], room: int = 0
+    ) -> Iterator[Result | Work]:
         """`run` over batches of `jobs`; a job that does not fit even alone comes back itself."""
         waiting = pack(jobs, self.limits, room)
         while waiting:
@@ -96,9 +96,7 @@ class Walk:
 
     def _attach(self, job: Job) -> Job:
         """Put a root job behind what is kept of it."""
-        found, matched = (
-            self.store.find(job.tokens, min(job.free, len(job.tokens))) if self.share else (self.store.root, 0)
-        )
+        found, matched = self.store.find(job.tokens, job.free) if self.share else (self.store.root, 0)
         found.pins += 1
         self.passes.usage["reused"] += matched
         job.past, job.past_length = found, found.length

@@ -34,6 +34,8 @@ from harness.subjects._weights import AdapterSpec, Weights, WeightsSpec, acquire
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
+_SIZES = ("batch_size", "batch_tokens", "memory")  # options of an engine that say how much at a time
+
 _DEFAULT_CONTEXT = 2048  # tokens; what lm-eval assumes where neither config nor tokenizer says
 
 
@@ -54,7 +56,7 @@ class Options(BaseModel):
     max_length: int | None = Field(None, ge=2, description="context in tokens (default: the model's own)")
     batch_size: int | None = Field(None, ge=1, description="most rows of a batch (default: the engine's own choice)")
     truncate: Literal["refuse", "left"] = Field("refuse", description="what becomes of a prompt that is too long")
-    engine: str = Field("plain", description="how requests are batched; every engine gives the same answers")
+    engine: str = Field("radix", description="how requests are batched; every engine gives the same answers")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="the engine's own options")
     trust_remote_code: tuple[str, ...] = Field((), description="models, by exact name, whose own code may run")
 
@@ -235,6 +237,7 @@ class LocalSubject:
             "max_length": self.causal.max_length,
             "truncate": self._options.truncate,
             "engine": self._options.engine,
+            "engine_options": {k: v for k, v in self._options.engine_options.items() if k not in _SIZES},
             "versions": _versions(self._adapter is not None, spec.quantization != "none"),
         }
 
