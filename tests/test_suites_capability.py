@@ -221,6 +221,7 @@ def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     leaky = {**CHOICES, "task": "leaky", "dataset_kwargs": {"data_files": {"test": "test.jsonl", "dev": "leak.jsonl"}}}
     (folder / "leaky.yaml").write_text(yaml.safe_dump(leaky))
+    (folder / "both.yaml").write_text(yaml.safe_dump({"group": "pair", "task": ["tiny_choices", "leaky"]}))
     return folder
 
 
@@ -322,6 +323,13 @@ def test_what_a_suite_says_of_itself(task_folder: Path, local_subject: Any, tiny
         suite_of(task_folder, task="open.yaml", filter="whol")
     with pytest.raises(ConfigError, match="does not exist"):
         suite_of(task_folder, task="absent.yaml")
+
+
+@pytest.mark.slow
+def test_a_local_yaml_may_be_a_group(task_folder: Path) -> None:
+    suite = suite_of(task_folder, task="both.yaml", limit=2)
+    assert suite.name == "both"
+    assert [s.id for s in suite.samples()] == ["tiny_choices/0", "tiny_choices/1", "leaky/0", "leaky/1"]
 
 
 @pytest.mark.slow

@@ -94,7 +94,15 @@ def _load(wanted: Wanted, confined: set[str]) -> Any:
         return _manager(wanted, _index_for(wanted.task), confined).load([wanted.task])
     if not path.is_file():
         raise ConfigError(f"task: {path} does not exist")
-    return _manager(wanted, [path.parent], confined).load([str(path)])
+    return _manager(wanted, [path.parent], confined).load([_group(path) or str(path)])
+
+
+def _group(path: Path) -> str | None:
+    """The name of the group that a YAML declares: lm-eval finds a group by its name only, a task by its file too."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    declared = load_yaml(path, resolve_func=False).get("group")
+    return declared if isinstance(declared, str) else None
 
 
 def _manager(wanted: Wanted, folders: list[Path] | None, confined: set[str]) -> Any:
