@@ -106,13 +106,23 @@ def early_table(found: Mapping[str, Any]) -> str:
     text = (
         f"lm-eval run twice on all {found['items']:,} questions would take "
         f"{tables.number(found['lm-eval seconds, extrapolated'])} s: **extrapolated** from a measured "
-        f"{found['lm-eval seconds a sample, both']:.3f} s a sample, without loading."
+        f"{found['lm-eval seconds a sample, both']:.3f} s a sample, without loading and padding. The right answers are "
+        f"made up, for the first {found['labelled']:,} questions."
     )
-    header = ("gate", "verdict", "asked", "base", "candidate", "seconds, end to end", "× lm-eval (extrapolated)")
+    header = (
+        "gate",
+        "verdict",
+        "asked (failed)",
+        "base",
+        "candidate",
+        "seconds, end to end",
+        "× lm-eval (extrapolated)",
+    )
     cells = [
         [
-            f"clear {row['label']}", row["verdict"], f"{row['n_used']} of {row['n']}", f"{row['baseline_mean']:.3f}",
-            f"{row['candidate_mean']:.3f}", tables.number(row["seconds"]), f"{row['ratio']:.1f}",
+            f"clear {row['label']}", row["verdict"],
+            f"{row['n_used'] + row['n_failed']} of {row['n']} ({row['n_failed']})",
+            f"{row['baseline_mean']:.3f}", f"{row['candidate_mean']:.3f}", tables.number(row["seconds"]), f"{row['ratio']:.1f}",
         ]
         for row in found.values()
         if isinstance(row, dict)
@@ -172,7 +182,7 @@ def run_scenarios(
     if "early" in wanted.scenarios and len(setup.adapters) > 1:
         measured = report.comparisons.get("mmlu")
         batch = measured.batch_sizes["best"] if measured else 8
-        labelled, limit = (64, 8) if arguments.quick else (arguments.labelled, None)
+        labelled, limit = (8 * 57, 8) if arguments.quick else (arguments.labelled, None)
         report.early = scenarios.early(setup, arguments.work / "early", batch, labelled, limit)
 
 
@@ -215,7 +225,7 @@ def make_setup(arguments: argparse.Namespace, sizes: Sizes) -> Setup:
             raise SystemExit("--model needs at least one --adapter, the one that agrees with it first")
     else:
         say("making the model, or taking the one made before")
-        few = replace(sizes, gsm8k=4, ifeval=8)
+        few = replace(sizes, gsm8k=8, ifeval=8)
         prompts = [ask.arguments[0] for w in WORKLOADS[2:] for ask in build(w, data, few)]
         settings = model.QUICK if arguments.quick else model.Settings()
         made = model.make(arguments.work, data, settings, prompts, sizes.new_tokens, arguments.device)

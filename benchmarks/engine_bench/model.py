@@ -30,9 +30,9 @@ class Settings:
     intermediate: int = 1280
     context: int = 8192
     """Tokens; the longest five-shot prompts of MMLU need more than 4096 with so small a vocabulary."""
-    hidden_gain: float = 3.0
+    hidden_gain: float = 2.5
     """What the hidden weights are multiplied with, so that an answer depends on its whole prompt."""
-    head_gain: float = 4.0
+    head_gain: float = 2.5
     """The same for the output layer, so that the likeliest token stands out."""
     rank: int = 16
     seed: int = 0
@@ -40,9 +40,11 @@ class Settings:
 
 QUICK = Settings(hidden=128, layers=2, heads=4, intermediate=384)
 
-AGREEING, DISAGREEING = "agreeing", "disagreeing"
-_WANTED = {AGREEING: (0.82, 0.97), DISAGREEING: (0.0, 0.08)}
-"""Share of a candidate's greedy tokens that equal the base's at the same position, as searched for."""
+_PROMPT = 192  # tokens of a prompt that are read in the search for an adapter's size
+
+AGREEING, DISAGREEING, REGRESSING = "agreeing", "disagreeing", "regressing"
+_WANTED: dict[str, tuple[float, float] | float] = {AGREEING: (0.82, 0.97), DISAGREEING: (0.0, 0.08), REGRESSING: 0.1}
+"""Share of a candidate's greedy tokens that equal the base's at the same position, as searched for; or the scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +56,21 @@ class Made:
 
 
 def make(folder: Path, data: Path, settings: Settings, prompts: Sequence[str], new_tokens: int, device: str) -> Made:
-    """The model and its adapters from `folder`, or made there; three adapters agree with the base and one does not."""
+    """The model and its adapters from `folder`, or made there.
+
+    Three adapters agree with the base, one says something else from the start, and one is so large that hardly any
+    choice stays what it was.
+    """
     root = folder / f"model-{content_hash(asdict(settings))[:12]}"
     base = root / "base"
     if not (base / "config.json").is_file():
         _make_base(base, data, settings)
-    wanted = {AGREEING: 1, DISAGREEING: 2, f"{AGREEING}-2": 3, f"{AGREEING}-3": 4}
-    for name, seed in wanted.items():
+    names = (AGREEING, DISAGREEING, f"{AGREEING}-2", f"{AGREEING}-3", REGRESSING)
+    for seed, name in enumerate(names, start=1):
         if not (root / name / "adapter_config.json").is_file():
-            kind = DISAGREEING if name == DISAGREEING else AGREEING
-            _make_adapter(base, root / name, settings, seed, _WANTED[kind], Asked(list(prompts), new_tokens, device))
-    return Made(base, {name: root / name for name in wanted})
+            wanted = _WANTED.get(name, _WANTED[AGREEING])
+            _make_adapter(base, root / name, settings, seed, wanted, Asked(list(prompts), new_tokens, device))
+    return Made(base, {name: root / name for name in names})
 
 
 def _make_base(folder: Path, data: Path, settings: Settings) -> None:
@@ -150,9 +156,9 @@ class Asked:
 
 
 def _make_adapter(
-    base: Path, folder: Path, settings: Settings, seed: int, wanted: tuple[float, float], asked: Asked
+    base: Path, folder: Path, settings: Settings, seed: int, wanted: tuple[float, float] | float, asked: Asked
 ) -> None:
-    """A random LoRA whose greedy tokens equal the base's in the `wanted` share of cases."""
+    """A random LoRA whose greedy tokens equal the base's in the `wanted` share of cases, or of a given scale."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -174,7 +180,7 @@ def _make_adapter(
                 parameter.copy_(direction * scale)
         return agreement(before, greedy(model, tokenizer, asked))
 
-    scale, share = search(agreement_at, wanted)
+    scale, share = (wanted, agreement_at(wanted)) if isinstance(wanted, float) else search(agreement_at, wanted)
     model.save_pretrained(folder)
     card = {"scale": scale, "agreement": share, "seed": seed, "prompts": len(asked.prompts)}
     (folder / "card.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
@@ -185,7 +191,7 @@ def search(agreement_at: Callable[[float], float], wanted: tuple[float, float]) 
 
     The last call of `agreement_at` is always the one at the scale returned, which it leaves set.
     """
-    low, high = 1e-5, 1.0
+    low, high = 1e-7, 0.1
     scale, share = 0.0, 1.0
     for _ in range(24):
         scale = (low * high) ** 0.5
@@ -197,16 +203,14 @@ def search(agreement_at: Callable[[float], float], wanted: tuple[float, float]) 
 
 
 def greedy(model: Any, tokenizer: Any, asked: Asked) -> list[list[int]]:
-    """Greedy tokens after each prompt, with nothing to stop them."""
+    """Greedy tokens after the end of each prompt, in one batch and with nothing to stop them."""
     import torch
 
-    written = []
-    for prompt in asked.prompts:
-        ids = torch.tensor([tokenizer(prompt)["input_ids"]], device=asked.device)
-        with torch.no_grad():
-            made = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=asked.new_tokens,
-                min_new_tokens=asked.new_tokens, do_sample=False,
-            )  # fmt: skip
-        written.append(made[0, ids.shape[1] :].tolist())
-    return written
+    tokenizer.padding_side = "left"
+    rows = [ids[-_PROMPT:] for ids in tokenizer(asked.prompts)["input_ids"]]
+    batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(asked.device)
+    with torch.no_grad():
+        made = model.generate(
+            **batch, max_new_tokens=asked.new_tokens, min_new_tokens=asked.new_tokens, do_sample=False
+        )  # [prompts, length]
+    return [row[batch["input_ids"].shape[1] :].tolist() for row in made]

@@ -16,8 +16,9 @@ from typing import Any
 
 from benchmarks.engine_bench.comparing import Setup
 from benchmarks.engine_bench.jobs import BASE, ROOT, run, say, spawn
+from benchmarks.engine_bench.model import DISAGREEING, REGRESSING
 from benchmarks.engine_bench.results import costs, pick
-from benchmarks.engine_bench.workloads import Ask, in_turns, mmlu_subjects
+from benchmarks.engine_bench.workloads import Ask, in_turns, input_rows, mmlu_subjects, samples_of
 
 ITEMS = 14_042  # test questions of MMLU, all subjects
 _RIGHT = 0.6  # share of the base's answers that are made right, about what a useful model has
@@ -39,7 +40,7 @@ def scaling(setup: Setup, asks: Sequence[Ask], sizes: Sequence[int]) -> list[dic
 
 def candidates(setup: Setup, workloads: Mapping[str, Sequence[Ask]]) -> dict[str, Any]:
     """For each workload, what the base and its first k agreeing candidates cost in units of the base alone."""
-    names = [name for name in setup.adapters if name != "disagreeing"][:3]
+    names = [name for name in setup.adapters if name not in (DISAGREEING, REGRESSING)][:3]
     found: dict[str, Any] = {}
     for title, asks in workloads.items():
         say(f"candidates: {title}")
@@ -79,18 +80,20 @@ def early(setup: Setup, folder: Path, lm_eval_batch: int | str, labelled: int, l
 
     The questions' own answers show nothing, since a model of this size knows none of them. So each question gets as
     its right answer what the base says, with probability 0.6, and another letter otherwise; the requests stay what they
-    are. Only the first `labelled` questions of the gate's order have one. lm-eval's time for all of them is
-    extrapolated, linearly, from a fair sample.
+    are. Only the first `labelled` questions of the gate's order have one; a gate that goes beyond them says so by its
+    failures. lm-eval's time for all questions is extrapolated, see `_lm_eval_seconds`.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    _write_tasks(folder / "tasks", setup, limit)
-    gates = {name: _write_gate(folder, name, setup) for name in list(setup.adapters)[:2]}
+    _write_tasks(folder / "tasks", setup)
+    passing, *others = setup.adapters
+    regressing = REGRESSING if REGRESSING in others else others[0]
+    gates = {name: _write_gate(folder, name, setup, limit) for name in (passing, regressing)}
     asks, keys = _first_asked(next(iter(gates.values())), labelled)
     say(f"stopping early: what the base says to {len(keys)} questions")
     answered = run(setup.job("ours", [BASE], asks))
     assert not answered.failure, answered.failure
     _write_labels(folder / "tasks" / "labels.json", asks, answered.arms[BASE].answers, keys)
-    rate = _lm_eval_rate(setup, in_turns(asks, setup.probe), lm_eval_batch)
+    rate = _lm_eval_seconds(setup, asks, lm_eval_batch)
     items = ITEMS if limit is None else limit * len(mmlu_subjects(setup.data))
     found: dict[str, Any] = {
         "items": items, "labelled": len(keys), "lm-eval seconds a sample, both": rate,
@@ -98,12 +101,12 @@ def early(setup: Setup, folder: Path, lm_eval_batch: int | str, labelled: int, l
     }  # fmt: skip
     for name, config in gates.items():
         say(f"stopping early: the gate of {name}")
-        found[name] = _gate(config, setup) | {"label": "pass" if name == next(iter(gates)) else "regression"}
+        found[name] = _gate(config, setup) | {"label": "pass" if name == passing else "regression"}
         found[name]["ratio"] = rate * items / found[name]["seconds"]
     return found
 
 
-def _write_tasks(folder: Path, setup: Setup, limit: int | None) -> None:
+def _write_tasks(folder: Path, setup: Setup) -> None:
     """lm-eval's MMLU tasks with a scorer that looks the right answer up."""
     import yaml
 
@@ -130,14 +133,14 @@ def _write_tasks(folder: Path, setup: Setup, limit: int | None) -> None:
     (folder / "bench.yaml").write_text(yaml.safe_dump(group), encoding="utf-8")
 
 
-def _write_gate(folder: Path, name: str, setup: Setup) -> Path:
+def _write_gate(folder: Path, name: str, setup: Setup, limit: int | None) -> Path:
     """A gate of one candidate, with a cache of its own that starts empty."""
     import yaml
 
     subject = {"model": str(setup.model), "device": setup.device, "dtype": setup.dtype, "engine": setup.engine}
     suite = {
         "kind": "capability", "task": "tasks/bench.yaml", "num_fewshot": 5, "data": str(setup.data),
-        "guards": [{"metric": "acc", "margin": 0.05}],
+        "guards": [{"metric": "acc", "margin": 0.05}], "limit": limit,
     }  # fmt: skip
     gate = {
         "baseline": subject, "candidate": {**subject, "adapter": str(setup.adapters[name])}, "suites": [suite],
@@ -186,14 +189,23 @@ def _write_labels(path: Path, asks: Sequence[Ask], answers: Sequence[Any], keys:
     path.write_text(json.dumps(labels), encoding="utf-8")
 
 
-def _lm_eval_rate(setup: Setup, asks: Sequence[Ask], batch: int | str) -> float:
-    """Seconds that lm-eval takes for one sample, base and candidate."""
-    seconds = 0.0
+def _lm_eval_seconds(setup: Setup, asks: Sequence[Ask], batch: int | str) -> float:
+    """Seconds that lm-eval takes for one sample on average, base and candidate together, on all of MMLU.
+
+    Seconds a token are measured on the first samples of a random order; what a sample has in tokens is the mean over
+    all of `asks`, without any padding, since over thousands of samples sorted by length there would be little.
+    """
+    from transformers import AutoTokenizer
+
+    few = set(samples_of(asks)[: setup.probe])
+    sample = [ask for ask in asks if ask.sample in few]
+    per_token = 0.0
     for arm in (BASE, next(iter(setup.adapters))):
-        result = run(replace(setup.job("lm-eval", [arm], asks), batch_size=batch))
+        result = run(replace(setup.job("lm-eval", [arm], sample), batch_size=batch))
         assert not result.failure, result.failure
-        seconds += median(result.arms[arm].seconds)
-    return seconds / len({ask.sample for ask in asks})
+        per_token += median(result.arms[arm].seconds) / result.arms[arm].work.tokens
+    rows = input_rows(asks, AutoTokenizer.from_pretrained(setup.model))
+    return per_token * sum(map(len, rows)) / len(samples_of(asks))
 
 
 def _gate(config: Path, setup: Setup) -> dict[str, Any]:
