@@ -122,7 +122,8 @@ def early_table(found: Mapping[str, Any]) -> str:
         [
             f"clear {row['label']}", row["verdict"],
             f"{row['n_used'] + row['n_failed']} of {row['n']} ({row['n_failed']})",
-            f"{row['baseline_mean']:.3f}", f"{row['candidate_mean']:.3f}", tables.number(row["seconds"]), f"{row['ratio']:.1f}",
+            f"{row['baseline_mean']:.3f}", f"{row['candidate_mean']:.3f}",
+            tables.number(row["seconds"]), f"{row['ratio']:.1f}",
         ]
         for row in found.values()
         if isinstance(row, dict)
