@@ -393,3 +393,21 @@ def test_logits_that_are_not_numbers_are_failures(tiny: Any, tmp_path: Path, loc
     subject = local_subject(model=broken, engine_options=SMALL)
     outputs = answers(subject, [LogLikelihood("a", " b"), Generate("a", max_tokens=5), RollingLogLikelihood("a b")])
     assert all(output.failure and "NaN" in output.failure for output in outputs)
+
+
+@pytest.mark.slow
+def test_rows_move_alike_by_slices_and_by_index() -> None:
+    import torch
+
+    from harness.engine._kv import _gather_rows, _move_rows
+
+    buffer = torch.randn(4, 2, 30, 3)
+    rows, ends, lengths = [2, 0, 3], [30, 17, 21], [12, 5, 9]
+    moved, gathered = torch.empty(3, 2, 12, 3), torch.empty(3, 2, 12, 3)
+    _move_rows(moved, buffer, rows, ends, lengths)
+    _gather_rows(gathered, buffer, rows, ends, lengths)
+    for i, (row, end, length) in enumerate(zip(rows, ends, lengths, strict=True)):
+        assert torch.equal(moved[i, :, 12 - length :], buffer[row, :, end - length : end])
+        assert torch.equal(gathered[i, :, 12 - length :], moved[i, :, 12 - length :])
+        assert gathered[i].isfinite().all()
+        assert not moved[i, :, : 12 - length].any()
