@@ -7,6 +7,7 @@ for other shapes, and a near-tie can fall the other way, which is why near-ties 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class Pick:
 class Answer:
     """The tokens of one answer so far; `closed` once it is finished, for whatever reason."""
 
-    __slots__ = ("_generator", "_tail", "broken", "closed", "ids", "logprobs", "near_ties", "prompt", "stopped")
+    __slots__ = ("_tail", "broken", "closed", "ids", "logprobs", "near_ties", "prompt", "stopped")
 
     def __init__(self, prompt: Prompt) -> None:
         """An answer of no tokens."""
@@ -56,7 +57,6 @@ class Answer:
         self.logprobs: list[float] = []
         self.near_ties = 0
         self.stopped = self.closed = self.broken = False
-        self._generator: Any = None
         # A token that adds text adds at least one byte, so a stop string lies within as many tokens as it has bytes.
         self._tail = max((len(s.encode()) for s in prompt.request.until), default=0) + 2
 
@@ -77,20 +77,20 @@ class Answer:
     def draw(self, logits: Any) -> int:
         """A token drawn at the request's temperature and top_p from `logits`, [vocabulary].
 
-        Gumbel noise on the log-probabilities makes the largest a draw; it comes from the answer's own generator,
-        seeded by its request, so that no other row uses up the stream.
+        Gumbel noise on the log-probabilities makes the largest a draw; it comes from a generator seeded by the request
+        and the token's place, so that neither another row nor a token drawn again changes it.
         """
         import torch
 
         request = self.prompt.request
-        if self._generator is None:
-            self._generator = torch.Generator().manual_seed(request.seed)
+        seed = hashlib.sha256(f"{request.seed}:{len(self.ids)}".encode()).digest()[:7]
+        generator = torch.Generator().manual_seed(int.from_bytes(seed))
         logprobs = (logits.float().cpu() / request.temperature).log_softmax(-1)
         if request.top_p < 1.0:
             ordered, order = logprobs.sort(descending=True)
             before = ordered.exp().cumsum(-1) - ordered.exp()
             logprobs[order[before >= request.top_p]] = -torch.inf
-        noise = torch.empty_like(logprobs).exponential_(generator=self._generator)
+        noise = torch.empty_like(logprobs).exponential_(generator=generator)
         return int((logprobs - noise.log()).argmax())
 
     def output(self, endings: Endings) -> Output:

@@ -52,8 +52,8 @@ class Scoring:
 
     def _forward(self, jobs: Sequence[Job]) -> bool:
         logits, batch = self._walk.forward(jobs, keep=self._walk.worth_remembering(jobs))
-        self._read(jobs, logits)
         self._walk.remember(jobs, batch)
+        self._read(jobs, logits)  # last: what has been read must not be read again after memory ran out
         return True
 
     def _read(self, jobs: Sequence[Job], logits: Any) -> None:

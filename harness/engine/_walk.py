@@ -59,10 +59,9 @@ class Walk:
             result = attempt(batch, run)
             if result is not None:
                 yield result
-            elif len(batch) == 1 and not self.store.tokens:
+            elif not self._make_smaller(batch) and len(batch) == 1:
                 yield batch[0]
             else:
-                self._make_smaller(batch)
                 waiting = pack([job for group in [batch, *waiting] for job in group], self.limits, room)
 
     def forward(self, jobs: Sequence[Job], room: int | None = None, *, keep: bool = True) -> tuple[Any, Batch | None]:
@@ -133,9 +132,10 @@ class Walk:
 
         def run(jobs: Sequence[Job]) -> list[Job]:
             logits, batch = self.forward(jobs)
+            nodes = [self._add(job, batch, row) for row, job in enumerate(jobs)]
             read(jobs, logits)
-            for row, job in enumerate(jobs):
-                self._hand_down(job, self._add(job, batch, row))
+            for job, node in zip(jobs, nodes, strict=True):  # last: nothing that can run out of memory comes after it
+                self._hand_down(job, node)
             return list(jobs)
 
         done = [job for job in wave if not job.tokens]  # kept from an earlier call
@@ -161,19 +161,25 @@ class Walk:
             child.past, child.past_length = node, node.length
         self.passes.usage["reused"] += len(job.tokens) * (len(job.children) - 1)
 
-    def _make_smaller(self, batch: Sequence[Job]) -> None:
-        """After memory ran out: half of everything from now on, and nothing kept that is not in use."""
-        width = max(len(job.tokens) for job in batch)
-        self.limits = replace(
-            self.limits,
-            tokens=max(1, min(self.limits.tokens, width * len(batch)) // 2),
-            columns=max(1, self.limits.columns // 2),
-            rows=max(1, len(batch) // 2),
-        )
-        self.store.budget //= 2
-        self.store.shrink(0)
+    def _make_smaller(self, batch: Sequence[Job]) -> bool:
+        """After memory ran out: half of everything from now on, and nothing kept but what is in use.
+
+        Whether that freed anything; if not, a job alone will not fit either.
+        """
+        before = self.store.tokens
         self._scratch.drop()
+        self.store.shrink(0)
         self.passes.usage["halved"] += 1
+        if len(batch) > 1:
+            tokens = len(batch) * max(len(job.tokens) for job in batch)
+            self.store.budget //= 2
+            self.limits = replace(
+                self.limits,
+                tokens=max(1, min(self.limits.tokens, tokens) // 2),
+                columns=max(1, self.limits.columns // 2),
+                rows=max(1, len(batch) // 2),
+            )
+        return self.store.tokens < before
 
 
 def _split(roots: list[Job]) -> list[Job]:

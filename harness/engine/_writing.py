@@ -8,7 +8,7 @@ Every token is the largest logit of this subject at its place (or its own draw),
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.engine import Answers
@@ -54,6 +54,12 @@ class Group:
     def open(self) -> list[int]:
         """Rows whose answer is not finished."""
         return [row for row, line in enumerate(self.lines) if not line.answer.closed]
+
+    def part(self, rows: Sequence[int], room: int) -> Group:
+        """Some of the rows, with `room` to grow; this very group where that is all of them."""
+        if len(rows) == len(self.lines):
+            return self
+        return Group([self.lines[row] for row in rows], self.batch.take(rows, room))
 
 
 class Opening(Job):
@@ -101,6 +107,8 @@ class Writing:
                 if isinstance(group, Opening):
                     lost.append(_lost(group.line))
                     continue
+                if attempt([group], self._follow) is None:
+                    lost += self._give_way([line for line in group.lines if not self._in_pool(line)])
                 yield self._finished(group.lines)
                 yield from self._steps(until=self._most(room))
         yield from self._steps(until=0)
@@ -142,25 +150,25 @@ class Writing:
         return Opening(line, leaf, line.proposal)
 
     def _begin(self, jobs: Sequence[Opening]) -> Group:
-        """The prompts' pass, and those after it in which drafts go on being right; the rest joins the pool."""
+        """The pass over the prompts, and what it says of the first tokens."""
         logits, batch = self._walk.forward(jobs, _ROOM)
         if batch is None:
             raise ValueError("the keys and values of a prompt are always kept")
         self._walk.remember(jobs, batch, [job.base for job in jobs])
-        group = Group([job.line for job in jobs], batch)
-        left = [self._take(group, logits, [job.base for job in jobs])]
+        return self._take(Group([job.line for job in jobs], batch), logits, [job.base for job in jobs])
+
+    def _follow(self, groups: Sequence[Group]) -> bool:
+        """Go on with the rows whose drafts go on being right, and put those that have left theirs into the pool."""
+        left = [groups[0]]
         while follows := [row for row in left[-1].open if left[-1].lines[row].guide.at is not None]:
             last = left.pop()
             others = [row for row in last.open if row not in set(follows)]
             if others:
-                left.append(Group([last.lines[row] for row in others], last.batch.take(others, 0)))
-            following = last if len(follows) == len(last.lines) else Group(
-                [last.lines[row] for row in follows], last.batch.take(follows, self._odds.length + _ROOM)
-            )  # fmt: skip
-            left.append(self._verify(following))
+                left.append(last.part(others, 0))
+            left.append(self._verify(last.part(follows, self._odds.length + _ROOM)))
         for rest in left:
             self._join(rest)
-        return group
+        return True
 
     def _verify(self, group: Group) -> Group:
         for line in group.lines:
@@ -168,11 +176,9 @@ class Writing:
         return self._step(group)
 
     def _join(self, group: Group) -> None:
-        rows = group.open
-        if not rows:
+        if not group.open:
             return
-        if len(rows) < len(group.lines):
-            group = Group([group.lines[row] for row in rows], group.batch.take(rows, _ROOM))
+        group = group.part(group.open, _ROOM)
         if self._pool is not None:
             group = Group([*self._pool.lines, *group.lines], self._pool.batch.join(group.batch, _ROOM))
         self._pool = group
@@ -183,15 +189,14 @@ class Writing:
         """Step the pool until at most `until` rows are left in it."""
         while self._pool is not None and len(self._pool.open) > until:
             pool = self._pool
-            done = {id(line) for line in pool.lines if line.answer.closed}
+            asked = [pool.lines[row] for row in pool.open]
             self._choose_proposals(pool)
             stepped = attempt([pool], lambda groups: self._step(groups[0]))
-            if stepped is None:
-                self._pool = None
-                yield self._give_way(pool)
-                return
-            yield self._finished([line for line in pool.lines if id(line) not in done])
-            self._pool = self._compact(stepped)
+            compacted = None if stepped is None else attempt([stepped], lambda groups: [_compact(groups[0])])
+            yield self._finished(asked)
+            self._pool = None if compacted is None else compacted[0]
+            if compacted is None:
+                yield self._give_way(asked)
 
     def _choose_proposals(self, pool: Group) -> None:
         """Let rows that have come back to their draft propose, as far as that pays for the whole batch.
@@ -211,23 +216,18 @@ class Writing:
         for row, line in enumerate(pool.lines):
             line.proposal = offers.get(row, [])[:width]
 
-    def _compact(self, pool: Group) -> Group | None:
-        """Without the finished rows, once there are enough of them to be worth copying the others."""
-        rows = pool.open
-        if not rows:
-            return None
-        if len(pool.lines) - len(rows) < max(1, len(pool.lines) // 4):
-            return pool
-        return Group([pool.lines[row] for row in rows], pool.batch.take(rows, _ROOM))
+    def _in_pool(self, line: Line) -> bool:
+        return self._pool is not None and any(line is other for other in self._pool.lines)
 
-    def _give_way(self, pool: Group) -> Answers:
-        """Memory ran out in a step: start the lines again later from what they have written, in a smaller pool."""
-        lines = [pool.lines[row] for row in pool.open]
+    def _give_way(self, lines: Sequence[Line]) -> Answers:
+        """Memory ran out: start those of `lines` that are not finished again later, from what they have written."""
+        lines = [line for line in lines if not line.answer.closed]
         self._walk.passes.usage["halved"] += 1
         self._walk.store.shrink(0)
-        if len(lines) == 1:
+        if len(lines) == 1 and self._rows == 1:
             return [_lost(lines[0])]
         self._rows = max(1, len(lines) // 2)
+        self._walk.limits = replace(self._walk.limits, rows=min(self._rows, self._walk.limits.rows))
         self._again += lines
         return []
 
@@ -253,31 +253,46 @@ class Writing:
         """
         answers = [line.answer for line in group.lines for _ in range(1 + len(line.proposal))]
         picks = iter(pick(logits, answers, self._causal.dtype))
-        kept = []
-        for line, base in zip(group.lines, bases, strict=True):
-            mine = [next(picks) for _ in range(1 + len(line.proposal))]
-            kept.append(base if line.answer.closed else base + self._write(line, mine))
-        return Group(group.lines, group.batch.keep(kept, _ROOM))
+        mine = [[next(picks) for _ in range(1 + len(line.proposal))] for line in group.lines]
+        right = [_agreeing(line.proposal, chosen) for line, chosen in zip(group.lines, mine, strict=True)]
+        # Before anything is written down: running out of memory here must leave the lines as they are.
+        batch = group.batch.keep([base + count for base, count in zip(bases, right, strict=True)], _ROOM)
+        for line, chosen, count in zip(group.lines, mine, right, strict=True):
+            if not line.answer.closed:
+                self._write(line, chosen[: count + 1], count)
+        return Group(group.lines, batch)
 
-    def _write(self, line: Line, picks: Sequence[Pick]) -> int:
-        """Take the picks up to the first that the proposal did not foresee; how many proposed tokens were right."""
-        right, proposed = 0, len(line.proposal)
+    def _write(self, line: Line, picks: Sequence[Pick], right: int) -> None:
+        """Write down `picks`: the `right` proposed tokens that were right, and the model's own token after them."""
         usage = self._walk.passes.usage
-        for place, chosen in enumerate(picks):
+        for chosen in picks:
             line.answer.take(chosen, self._endings)
             usage.update(chosen=line.answer.greedy, near_ties=chosen.near)
-            if line.answer.closed or place == proposed or chosen.id != line.proposal[place]:
+            if line.answer.closed:
                 break
-            right += 1
-        if proposed:
-            usage.update(drafted=proposed, accepted=right)
-            self._odds.learn(right, int(right < proposed and not line.answer.closed))
+        if line.proposal:
+            usage.update(drafted=len(line.proposal), accepted=right)
+            self._odds.learn(right, int(right < len(line.proposal)))
         if not line.answer.closed:
-            line.guide.heed(line.answer.ids, proposed, right)
-        return right
+            line.guide.heed(line.answer.ids, len(line.proposal), right)
 
     def _finished(self, lines: Sequence[Line]) -> Answers:
         return [(line.answer.prompt.index, line.answer.output(self._endings)) for line in lines if line.answer.closed]
+
+
+def _compact(pool: Group) -> Group | None:
+    """Without the finished rows, once there are enough of them to be worth copying the others."""
+    rows = pool.open
+    if not rows:
+        return None
+    finished = len(pool.lines) - len(rows)
+    return pool if finished < max(1, len(pool.lines) // 4) else pool.part(rows, _ROOM)
+
+
+def _agreeing(proposal: Sequence[int], picks: Sequence[Pick]) -> int:
+    """How many tokens of a proposal are the model's own choice, up to the first that is not."""
+    pairs = enumerate(zip(proposal, picks, strict=False))  # there is one pick more, behind the proposal
+    return next((place for place, (token, chosen) in pairs if token != chosen.id), len(proposal))
 
 
 def _lost(line: Line) -> tuple[int, Output]:

@@ -147,6 +147,8 @@ class LocalSubject:
 
     def remarks(self) -> Sequence[str]:
         """See `Subject.remarks`."""
+        if self._closed:
+            return []
         foreign = self._foreign_drafts
         told = [f"{foreign} drafts came from another tokenizer and were encoded anew"] if foreign else []
         return [*told, *self._engine.remarks()]
@@ -183,6 +185,7 @@ class LocalSubject:
         """Give the weights back; the last subject on them frees the memory."""
         if not self._closed:
             self._closed = True
+            self.__dict__.pop("_engine", None)  # with the keys and values that it keeps
             release(self._pool, self._weights)
 
     def _ids(self, draft: Draft) -> Sequence[int]:
