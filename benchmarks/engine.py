@@ -248,7 +248,7 @@ def sizes_of(arguments: argparse.Namespace) -> Sizes:
 def meta(arguments: argparse.Namespace, setup: Setup, sizes: Sizes) -> dict[str, Any]:
     """How the figures were made."""
     described: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": _command(arguments),
         "date": time.strftime("%Y-%m-%d"),
         "commit": scenarios.revision(),
         "processor": f"{_processor()}, {arguments.threads} threads",
@@ -261,6 +261,13 @@ def meta(arguments: argparse.Namespace, setup: Setup, sizes: Sizes) -> dict[str,
     if arguments.quick:
         described["quick"] = "a tiny model and a handful of samples: this shows that the script works, and no speed"
     return described
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What was typed, with names in place of this machine's folders."""
+    folders = [arguments.data, arguments.work, arguments.model, *arguments.adapter]
+    named = {str(path): "FOLDER" if path == arguments.data else path.name for path in folders if path is not None}
+    return shlex.join(["python", "benchmarks/engine.py", *(named.get(word, word) for word in sys.argv[1:])])
 
 
 def _processor() -> str:

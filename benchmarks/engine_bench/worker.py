@@ -244,7 +244,7 @@ def _profiler(wanted: bool) -> Iterator[Callable[[], str]]:
 
     def report() -> str:
         functions = io.StringIO()
-        pstats.Stats(python, stream=functions).sort_stats("tottime").print_stats(25)
+        pstats.Stats(python, stream=functions).strip_dirs().sort_stats("tottime").print_stats(25)
         operators = watched.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=50)
         return f"{operators}\n{functions.getvalue()}"
 
