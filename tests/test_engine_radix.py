@@ -355,6 +355,35 @@ def test_out_of_memory_makes_batches_smaller_and_loses_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["_copy", "join", "segment", "fill"])
+def test_memory_that_runs_out_between_passes_changes_no_answer(
+    tiny: Any, local_subject: Any, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from harness.engine._kv import Batch
+
+    reference = answers(local_subject(model=tiny.model(), engine="plain"), SCORED + WRITTEN)
+    subject = local_subject(model=tiny.model(), engine_options=SMALL)
+    subject._engine._prepare()
+    drafts = drafts_of(reference, subject.describe()["tokenizer_sha256"])
+    draw, original, fails = random.Random(4), getattr(Batch, method), [0]
+
+    def scarce(self: Any, *arguments: Any) -> Any:
+        if draw.random() < 0.3 and fails[0] < 6:
+            fails[0] += 1
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Batch, method, scarce)
+    for given in ((), drafts):
+        ours = answers(subject, SCORED + WRITTEN, given)
+        lost = [i for i, output in enumerate(ours) if output.failure and "out of memory" in output.failure]
+        assert len(lost) <= fails[0]
+        kept = [i for i in range(len(ours)) if i not in lost]
+        assert_equal([ours[i] for i in kept], [reference[i] for i in kept])
+    assert fails[0] > 0
+
+
+@pytest.mark.slow
 def test_a_request_that_never_fits_fails_alone(tiny: Any, local_subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.engine._passes import Passes
 
