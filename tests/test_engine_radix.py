@@ -291,6 +291,24 @@ def test_a_model_without_keys_and_values_is_answered_by_the_plain_engine_and_tha
 
 
 @pytest.mark.slow
+def test_a_generation_config_with_rules_of_its_own_is_left_to_generate(
+    tiny: Any, tmp_path: Path, local_subject: Any
+) -> None:
+    import json
+    import shutil
+
+    model = tmp_path / "ruled"
+    shutil.copytree(tiny.model(), model)
+    config = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps({**config, "repetition_penalty": 1.7}))
+    plain = answers(local_subject(model=model, engine="plain"), WRITTEN)
+    assert [o.text for o in plain] != [o.text for o in answers(local_subject(model=tiny.model()), WRITTEN)]
+    subject = local_subject(model=model, engine_options=SMALL)
+    assert_equal(answers(subject, WRITTEN), plain)
+    assert any("repetition_penalty" in remark for remark in subject.remarks())
+
+
+@pytest.mark.slow
 def test_a_model_that_answers_otherwise_in_parts_is_found_out(
     tiny: Any, local_subject: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ class Passes:
         self.causal = causal
         self.usage: Counter[str] = Counter()
         self._trim = trim_logits
+        self._held: Any = None
         with self.run() as model:
             self._positions = "position_ids" in inspect.signature(model.forward).parameters
             self.shape, self.root = _learn(causal, model)
@@ -42,8 +43,21 @@ class Passes:
         self.usage.clear()
 
     @contextmanager
+    def session(self) -> Iterator[None]:
+        """Passes without a yield between them: the adapter is put in force once, which walks over all layers."""
+        with self.run() as model:
+            self._held = model
+            try:
+                yield
+            finally:
+                self._held = None
+
+    @contextmanager
     def run(self) -> Iterator[Any]:
         """The transformers model itself, with the subject's adapter in force."""
+        if self._held is not None:
+            yield self._held
+            return
         with self.causal.activate() as model:
             yield model.get_base_model() if hasattr(model, "get_base_model") else model
 

@@ -26,6 +26,17 @@ _POOL = {"cpu": 32, "cuda": 256}  # rows that a step should have; more gain litt
 _OVERHEAD = {"cpu": 2.0, "cuda": 16.0}  # tokens of compute that a row of a step costs besides, for its keys and values
 
 
+_IDLE: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1.0,), "encoder_repetition_penalty": (1.0,), "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,), "bad_words_ids": ([],), "min_length": (0,), "min_new_tokens": (0,),
+    "suppress_tokens": ([],), "begin_suppress_tokens": ([],), "forced_bos_token_id": (), "forced_eos_token_id": (),
+    "exponential_decay_length_penalty": (), "sequence_bias": ({},), "guidance_scale": (1.0,),
+    "remove_invalid_values": (False,), "renormalize_logits": (False,), "watermarking_config": (),
+    "token_healing": (False,),
+}  # fmt: skip
+"""What in a GenerationConfig changes which token is chosen, with the values that change nothing."""
+
+
 class Line:
     """An answer on its way, with the draft that it may follow."""
 
@@ -89,6 +100,7 @@ class Writing:
         self._overhead = _OVERHEAD.get(kind, _OVERHEAD["cpu"])
         with walk.passes.run() as model:
             self._endings = Endings(self._causal.tokenizer, model)
+            self.rules = _rules(getattr(model, "generation_config", None))
         self._pool: Group | None = None
         self._again: list[Line] = []
 
@@ -107,7 +119,9 @@ class Writing:
                 if isinstance(group, Opening):
                     lost.append(_lost(group.line))
                     continue
-                if attempt([group], self._follow) is None:
+                with self._walk.passes.session():
+                    followed = attempt([group], self._follow)
+                if followed is None:
                     lost += self._give_way([line for line in group.lines if not self._in_pool(line)])
                 yield self._finished(group.lines)
                 yield from self._steps(until=self._most(room))
@@ -188,15 +202,21 @@ class Writing:
     def _steps(self, until: int) -> Iterator[Answers]:
         """Step the pool until at most `until` rows are left in it."""
         while self._pool is not None and len(self._pool.open) > until:
-            pool = self._pool
-            asked = [pool.lines[row] for row in pool.open]
-            self._choose_proposals(pool)
-            stepped = attempt([pool], lambda groups: self._step(groups[0]))
-            compacted = None if stepped is None else attempt([stepped], lambda groups: [_compact(groups[0])])
-            yield self._finished(asked)
-            self._pool = None if compacted is None else compacted[0]
-            if compacted is None:
-                yield self._give_way(asked)
+            with self._walk.passes.session():
+                answers: Answers = []
+                while self._pool is not None and not answers:
+                    answers = self._step_pool(self._pool)
+            yield answers
+
+    def _step_pool(self, pool: Group) -> Answers:
+        """One step of the pool; what it finished."""
+        asked = [pool.lines[row] for row in pool.open]
+        self._choose_proposals(pool)
+        stepped = attempt([pool], lambda groups: self._step(groups[0]))
+        compacted = None if stepped is None else attempt([stepped], lambda groups: [_compact(groups[0])])
+        self._pool = None if compacted is None else compacted[0]
+        lost = self._give_way(asked) if compacted is None else []
+        return self._finished(asked) + lost
 
     def _choose_proposals(self, pool: Group) -> None:
         """Let rows that have come back to their draft propose, as far as that pays for the whole batch.
@@ -278,6 +298,11 @@ class Writing:
 
     def _finished(self, lines: Sequence[Line]) -> Answers:
         return [(line.answer.prompt.index, line.answer.output(self._endings)) for line in lines if line.answer.closed]
+
+
+def _rules(config: Any) -> list[str]:
+    """What a generation config asks for that makes a choice other than the largest logit; only `generate` knows how."""
+    return [name for name, idle in _IDLE.items() if getattr(config, name, None) not in (None, *idle)]
 
 
 def _compact(pool: Group) -> Group | None:

@@ -64,7 +64,7 @@ class PlainEngine:
         if work.refused:
             yield work.refused
         yield from self._likelihoods(work.pieces, work.tallies)
-        yield from self._generations(work.prompts)
+        yield from self.generations(work.prompts)
 
     def _likelihoods(self, pieces: Sequence[Piece], tallies: dict[int, Tally]) -> Iterator[Answers]:
         def run(rows: Sequence[Row]) -> Answers:
@@ -80,7 +80,8 @@ class PlainEngine:
 
         yield from filter(None, in_batches(rows_of(pieces), self._size, run, give_up))
 
-    def _generations(self, prompts: Sequence[Prompt]) -> Iterator[Answers]:
+    def generations(self, prompts: Sequence[Prompt]) -> Iterator[Answers]:
+        """The answers to `prompts`, longest first."""
         ordered = sorted(prompts, key=lambda p: (-len(p.ids), p.index))
         for group in self._paddable(ordered):
             yield from in_batches(

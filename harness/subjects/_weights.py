@@ -131,7 +131,8 @@ class Weights:
 
         model = self._peft if self._peft is not None else self.base
         training = bool(model.training)
-        model.eval()
+        if training:  # setting a mode walks over all layers, which is dear for every step of a decoder
+            model.eval()
         try:
             with torch.no_grad():
                 if self._peft is None:
@@ -140,10 +141,12 @@ class Weights:
                     with self._peft.disable_adapter():
                         yield self._peft.get_base_model()
                 else:
-                    self._peft.set_adapter(self._names[adapter.digest], inference_mode=True)
+                    if self._peft.active_adapter != self._names[adapter.digest]:
+                        self._peft.set_adapter(self._names[adapter.digest], inference_mode=True)
                     yield self._peft
         finally:
-            model.train(training)
+            if training:
+                model.train()
 
     def probe(self) -> Any:
         """The bare base's logits on a fixed input, [1, 16, vocabulary]."""
