@@ -20,7 +20,12 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-def start(path: Path, prepare: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+def heed_control_c() -> None:
+    """A shell starts its background jobs deaf to Ctrl-C, and whoever they start; these tests may be such a job."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(path: Path, prepare: Callable[[], None] = heed_control_c) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "harness", "gate", str(path), "--json"],
         cwd=ROOT,
