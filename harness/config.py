@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -117,7 +117,7 @@ class LoadedConfig:
     def where(self, *keys: str | int) -> str:
         """`file:line: key.path` of a place in the file, for an error that is found later."""
         dotted = ".".join(str(k) for k in keys)
-        return at(self.path, _nearest_line(self.lines, keys)) + dotted
+        return at(self.path, nearest_line(self.lines, keys)) + dotted
 
 
 def load_gate(path: Path) -> LoadedConfig:
@@ -132,7 +132,7 @@ def load_gate(path: Path) -> LoadedConfig:
     try:
         gate = GateConfig.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path, lines)) from error
+        raise ConfigError(explain_at(error, GateConfig, path, lines)) from error
     return LoadedConfig(gate, path.resolve(), lines, f"harness gate {shlex.quote(path.name)}")
 
 
@@ -170,30 +170,42 @@ def _collect_lines(node: yaml.Node, prefix: tuple[str | int, ...], lines: Lines,
             _collect_lines(value, (*prefix, index), lines, path)
 
 
-def _nearest_line(lines: Lines, keys: tuple[str | int, ...]) -> int | None:
+def nearest_line(lines: Lines, keys: tuple[str | int, ...]) -> int | None:
+    """Line of the deepest of `keys` that the file has."""
     for end in range(len(keys), 0, -1):
         if keys[:end] in lines:
             return lines[keys[:end]]
     return None
 
 
-def _explain(error: ValidationError, path: Path, lines: Lines) -> str:
+def explain_at(error: ValidationError, model: type[BaseModel], path: Path, lines: Lines) -> str:
+    """The first validation error of a file in one sentence, with its line."""
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # see `plugins.explain`
     keys: tuple[str | int, ...] = first["loc"]
     dotted = ".".join(str(k) for k in keys)
-    prefix = at(path, _nearest_line(lines, keys))
+    prefix = at(path, nearest_line(lines, keys))
     if first["type"] == "extra_forbidden":
-        return f"{prefix}unknown key {dotted!r}: {nearest(str(keys[-1]), _known_keys(keys[:-1]))}"
+        return f"{prefix}unknown key {dotted!r}: {nearest(str(keys[-1]), _section(model, keys[:-1]).model_fields)}"
     if first["type"] == "missing":
         return f"{prefix}key {dotted!r} is missing"
-    return f"{prefix}{dotted}: {str(first['msg']).removeprefix('Value error, ')}"
+    said = str(first["msg"]).removeprefix("Value error, ")
+    return f"{prefix}{dotted}: {said}" if dotted else f"{prefix}{said}"
 
 
-def _known_keys(keys: tuple[str | int, ...]) -> Mapping[str, Any]:
-    """Fields of the section that `keys` lead to."""
-    sections: dict[str, type[BaseModel]] = {"policy": PolicySection, "guards": GuardSection}
-    named = [k for k in keys if isinstance(k, str)]
-    return sections.get(named[-1], GateConfig).model_fields if named else GateConfig.model_fields
+def _section(model: type[BaseModel], keys: tuple[str | int, ...]) -> type[BaseModel]:
+    """The section that `keys` lead to from `model`."""
+    for key in keys:
+        field = model.model_fields.get(str(key))
+        if field is not None:  # an index of a list leads nowhere by itself
+            model = next(_sections(field.annotation), model)
+    return model
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
 
 
 def json_schema() -> dict[str, Any]:

@@ -24,7 +24,8 @@ from harness.errors import ConfigError, PluginError, nearest
 _EXTRA_OF = {
     "torch": "eval", "transformers": "eval", "peft": "eval", "lm_eval": "eval", "datasets": "eval",
     "evaluate": "eval", "sacrebleu": "eval", "rouge_score": "eval", "jsonschema": "eval", "referencing": "eval",
-    "regex": "eval", "safetensors": "eval", "trl": "train", "accelerate": "train",
+    "regex": "eval", "safetensors": "eval", "trl": "train", "accelerate": "train", "sklearn": "train",
+    "datasketch": "train", "optuna": "train",
     "bitsandbytes": "qlora", "litellm": "judge", "opentelemetry": "traces",
 }  # fmt: skip
 
