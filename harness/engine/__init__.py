@@ -19,6 +19,9 @@ from harness.records import Message, Output, Request
 Answers = list[tuple[int, Output]]
 """(index of the request, its output), for the requests that one batch finished."""
 
+REVISION = 2
+"""Raised whenever an engine's answers can change; a part of every fingerprint, so that no older answer is reused."""
+
 
 @dataclass(frozen=True, slots=True)
 class CausalModel:
@@ -29,7 +32,8 @@ class CausalModel:
     and without gradients. `max_length` counts tokens, prompt and answer together; `virtual_tokens` of them are taken
     by a prompt-learning adapter. `vocabulary` counts the tokens that the model knows. `dtype` is what the model
     computes in (float32, float16 or bfloat16). `render` is the subject's chat template with the generation prompt
-    added. Subjects of one tokenizer may share an `encoder`.
+    added. Beyond `steady` tokens a row changes its neighbours in a batch (None: never), see `_rope`. Subjects of one
+    tokenizer may share an `encoder`.
     """
 
     tokenizer: Any
@@ -41,11 +45,17 @@ class CausalModel:
     dtype: str
     activate: Callable[[], AbstractContextManager[Any]]
     render: Callable[[Sequence[Message]], str]
+    steady: int | None = None
 
     @property
     def room(self) -> int:
         """Tokens that prompt and answer may have together."""
         return self.max_length - self.virtual_tokens
+
+    @property
+    def sociable(self) -> int:
+        """Tokens, of `room`, up to which a row may share a batch with others; a longer one runs alone."""
+        return self.room if self.steady is None else min(self.max_length, self.steady) - self.virtual_tokens
 
 
 class Engine(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.records import Generate, Output
 
-NOT_FINITE = "the model's logits are NaN"
+NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
 
 # Float noise of a logit relative to its size, from the shape of a batch; a smaller gap can fall either way.
 _NOISE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
@@ -77,13 +77,14 @@ class Answer:
     def draw(self, logits: Any) -> int:
         """A token drawn at the request's temperature and top_p from `logits`, [vocabulary].
 
-        Gumbel noise on the log-probabilities makes the largest a draw; it comes from a generator seeded by the request
-        and the token's place, so that neither another row nor a token drawn again changes it.
+        Gumbel noise on the log-probabilities makes the largest a draw; it comes from a generator seeded by the request,
+        its prompt and the token's place, so that neither another row nor a token drawn again changes it, and no two
+        prompts are drawn alike.
         """
         import torch
 
         request = self.prompt.request
-        seed = hashlib.sha256(f"{request.seed}:{len(self.ids)}".encode()).digest()[:7]
+        seed = hashlib.sha256(f"{request.seed}:{len(self.ids)}:{self.prompt.ids}".encode()).digest()[:7]
         generator = torch.Generator().manual_seed(int.from_bytes(seed))
         logprobs = (logits.float().cpu() / request.temperature).log_softmax(-1)
         if request.top_p < 1.0:
@@ -141,7 +142,7 @@ def pick(logits: Any, answers: Sequence[Answer], dtype: str) -> list[Pick]:
 
     `dtype` is what the model computes in; it sets how close two logits must be to count as a near-tie.
     """
-    broken = logits.isnan().any(-1)  # [rows]
+    broken = ~logits.logsumexp(-1).isfinite()  # [rows]; a single -inf is a token ruled out, and no harm
     if bool(broken.any()):
         logits = logits.nan_to_num(nan=0.0)
     ids = logits.argmax(-1).tolist()

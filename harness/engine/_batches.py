@@ -10,6 +10,9 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# CUDA, cuBLAS, Apple's MPS, torch's allocator on Linux and on Windows: each says it in its own words.
+_OUT_OF_MEMORY = ("out of memory", "alloc_failed", "allocate memory", "not enough memory")
+
 OUT_OF_MEMORY = "out of memory even when asked alone; shorten the prompt or use a smaller dtype"
 
 
@@ -47,9 +50,8 @@ def attempt(batch: Sequence[Item], run: Callable[[Sequence[Item]], Result]) -> R
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    # CUDA raises torch.OutOfMemoryError, Apple's MPS and the CPU allocator a RuntimeError with these words.
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 
 
 def _release() -> None:

@@ -39,12 +39,13 @@ def choose(
 ) -> tuple[Limits, int]:
     """The limits of one pass, and the tokens whose keys and values may be kept besides.
 
-    `memory` is in GiB, for kept and running keys and values together: half each.
+    `memory` is in GiB, for all keys and values: a third for those kept, one for a running pass, one for the answers
+    that are being written. While rows are moved, their copy comes on top for a moment.
     """
     kind = causal.device.partition(":")[0]
     most = _MOST.get(kind, _MOST["cpu"])
     allowed = int(memory * 2**30) if memory is not None else min(int(free_memory(causal.device) * _SHARE), most)
-    columns = max(1024, allowed // 2 // shape.bytes)
+    columns = max(1024, allowed // 3 // shape.bytes)
     limits = Limits(
         tokens=tokens or _TOKENS.get(kind, _TOKENS["cpu"]),
         columns=columns,

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.engine import CausalModel
 from harness.engine._answers import Answer, Endings, Pick, Prompt, pick
+from harness.engine._rope import relax
 from harness.records import Output
 
 
@@ -24,6 +25,8 @@ def decode_batch(causal: CausalModel, prompts: Sequence[Prompt]) -> list[tuple[i
         ids[i, width - len(prompt.ids) :] = torch.tensor(prompt.ids)
         mask[i, width - len(prompt.ids) :] = 1
     with causal.activate() as model:
+        if width > causal.sociable - max(p.limit for p in prompts):
+            relax(model, causal.device)
         writing = _Writing(prompts, Endings(tokenizer, model), causal.dtype)
         config = GenerationConfig(
             max_new_tokens=max(p.limit for p in prompts), do_sample=False, num_beams=1, use_cache=True,

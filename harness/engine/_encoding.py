@@ -46,7 +46,7 @@ class Encoder:
     def prime(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Encode many pairs of context and continuation at once, for `pair` to find."""
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in self._pairs]
-        if self._pairs and len(self._pairs) + len(missing) > _REMEMBERED:
+        if missing and self._pairs and len(self._pairs) + len(missing) > _REMEMBERED:
             self._pairs, self._heads = {}, {}
             missing = list(dict.fromkeys(pairs))
         for start in range(0, len(missing), _TOGETHER):

@@ -15,6 +15,9 @@ from typing import Any
 from harness.engine import CausalModel
 from harness.engine._kv import Batch, Segment, Shape
 
+# PEFT's tuners whose forward pass is the model's with other layers; AdaLoRA's adds a term to a training loss.
+_PLAIN_FORWARDS = {"BaseTuner.forward", "AdaLoraModel.forward"}
+
 # Mean difference of the probe's logits, relative to their spread: float noise stays far below, a wrong mask above.
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
@@ -36,6 +39,7 @@ class Passes:
         self.usage: Counter[str] = Counter()
         self._trim = trim_logits
         self._held: Any = None
+        self._reach = causal.virtual_tokens + causal.sociable
         with self.run() as model:
             self._positions = "position_ids" in inspect.signature(model.forward).parameters
             self.shape, self.root = _learn(causal, model)
@@ -78,23 +82,28 @@ class Passes:
         where = [(i, position) for i, positions in enumerate(reads) for position in positions]
         at = torch.tensor(where or [(0, 0)], device=self.causal.device).T  # [2, positions]
         self.usage.update(passes=1, forwarded=ids.numel(), tokens=sum(map(len, tokens)), read=len(where))
-        arguments = self._arguments(ids, past)
+        arguments = self._arguments(tokens, width, past)
         with self.run() as model, self._trimmed(model, at) as trimmed:
             logits = model(input_ids=ids.to(self.causal.device), **arguments).logits
         return (logits[0] if trimmed else logits[at[0], at[1]]).float()
 
-    def _arguments(self, ids: Any, past: Batch | None) -> dict[str, Any]:
+    def _arguments(self, tokens: Sequence[Sequence[int]], width: int, past: Batch | None) -> dict[str, Any]:
         import torch
 
         if past is None:
             return {"use_cache": False}
         arguments: dict[str, Any] = {"past_key_values": past.cache(), "use_cache": True}
-        mask = past.mask(ids.shape[1])
+        mask = past.mask(width)
         if mask is not None:
             arguments["attention_mask"] = mask
         if self._positions:
             first = torch.tensor(past.lengths)[:, None]  # [rows, 1]
-            arguments["position_ids"] = (first + torch.arange(ids.shape[1])).to(self.causal.device)
+            last = torch.tensor(
+                [min(n + len(row), self._reach) - 1 for n, row in zip(past.lengths, tokens, strict=True)]
+            )
+            # A pad and a finished row repeat a position: a real one beyond the others could be unknown to the model.
+            positions = torch.minimum(first + torch.arange(width), last[:, None])  # [rows, width]
+            arguments["position_ids"] = positions.to(self.causal.device)
         return arguments
 
     @contextmanager
@@ -146,11 +155,27 @@ class Passes:
             return model(input_ids=ids, use_cache=False).logits[0, -len(row) :].float()
 
 
+def _refuse_routed(peft: Any) -> None:
+    """An adapter that looks at the whole request would be applied wrongly to a part of it, or not at all.
+
+    The probe cannot tell: it need not hold what such an adapter looks for.
+    """
+    tuner = getattr(peft, "base_model", None)
+    config = getattr(peft, "active_peft_config", None)
+    if getattr(config, "alora_invocation_tokens", None):
+        raise Unsupported("an activated LoRA sets in at tokens that are looked for in the whole request")
+    forward = getattr(type(tuner), "forward", None)
+    if hasattr(tuner, "peft_config") and forward is not None and forward.__qualname__ not in _PLAIN_FORWARDS:
+        raise Unsupported(f"its adapter runs the model in a way of its own ({forward.__qualname__})")
+
+
 def _learn(causal: CausalModel, model: Any) -> tuple[Shape, Segment | None]:
     """The shape of the cache, and the keys and values of virtual tokens where an adapter has some."""
     import torch
     from transformers import DynamicCache
 
+    with causal.activate() as peft:
+        _refuse_routed(peft)
     kinds = set(getattr(_text_config(model), "layer_types", None) or ())
     if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise Unsupported(f"it has layers of the kind {', '.join(sorted(unknown))}")

@@ -96,6 +96,17 @@ class Store:
         node.pins -= 1
         return node
 
+    @property
+    def pinned(self) -> int:
+        """Tokens that cannot be dropped now: what is in use, and what that stands behind."""
+        held: set[int] = set()
+        total = 0
+        for node in reversed(self._nodes()):  # children before parents
+            if node.pins or any(id(child) in held for child in node.children.values()):
+                held.add(id(node))
+                total += node.above[1].length
+        return total
+
     def shrink(self, budget: int) -> None:
         """Drop least recently used leaves until at most `budget` tokens are kept, or only pinned ones are left."""
         while self.tokens > budget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -41,28 +42,38 @@ class Walk:
         A list must be finished before the next is asked for, as what its jobs stand behind is dropped then. `read` is
         called for shared jobs that somebody needs logits of, `lose` for one that does not fit into memory.
         """
-        attached = [self._attach(job) for job in roots]
+        attached: list[Job] = []
         try:
+            for job in roots:
+                attached.append(self._attach(job))
             yield from self._run(_split(attached) if split else attached, read, lose)
         finally:
             for job in attached:
                 if job.past is not None:
                     job.past.pins -= 1
+            self.store.shrink(self.store.budget)
 
     def each(
         self, jobs: Sequence[Work], run: Callable[[Sequence[Work]], Result], room: int = 0
     ) -> Iterator[Result | Work]:
         """`run` over batches of `jobs`; a job that does not fit even alone comes back itself."""
         waiting = pack(jobs, self.limits, room)
+        tried: Work | None = None  # alone, with nothing kept that could be dropped
         while waiting:
             batch = waiting.pop(0)
             result = attempt(batch, run)
             if result is not None:
                 yield result
-            elif not self._make_smaller(batch) and len(batch) == 1:
-                yield batch[0]
-            else:
+                del result  # before the next batch takes memory
+                continue
+            self._make_smaller(batch)
+            if len(batch) > 1:
                 waiting = pack([job for group in [batch, *waiting] for job in group], self.limits, room)
+            elif batch[0] is not tried:
+                tried = batch[0]
+                waiting.insert(0, batch)
+            else:
+                yield batch[0]
 
     def forward(self, jobs: Sequence[Job], room: int | None = None, *, keep: bool = True) -> tuple[Any, Batch | None]:
         """Logits at the jobs' reads and the batch behind whose edge the new keys and values stand (None: not kept).
@@ -95,7 +106,13 @@ class Walk:
 
     def _attach(self, job: Job) -> Job:
         """Put a root job behind what is kept of it."""
-        found, matched = self.store.find(job.tokens, job.free) if self.share else (self.store.root, 0)
+        found, matched = self.store.root, 0
+        if self.share:
+            at = attempt([job], lambda jobs: self.store.find(job.tokens, job.free))
+            if at is None:  # memory ran out while a kept prefix was split
+                self.make_room()
+            else:
+                found, matched = at
         found.pins += 1
         self.passes.usage["reused"] += matched
         job.past, job.past_length = found, found.length
@@ -104,38 +121,59 @@ class Walk:
         return job
 
     def _run(self, jobs: Sequence[Job], read: Reader, lose: Callable[[Job], None]) -> Iterator[list[Job]]:
-        if alone := [job for job in jobs if not job.children]:
-            yield alone
-        for wave in self._waves([job for job in jobs if job.children]):
-            done = self._compute(wave, read, lose)
-            try:
-                yield from self._run([child for job in done for child in job.children], read, lose)
-            finally:
-                for job in done:
-                    job.children[0].past.pins -= 1  # type: ignore[union-attr]  # set by _compute
+        """Depth first, without recursion: one conversation can be nested deeper than Python's stack."""
+        levels: list[tuple[Iterator[list[Job]], list[Job]]] = [(self._waves(jobs), [])]
+        try:
+            while levels:
+                wave = next(levels[-1][0], None)
+                if wave is None:
+                    self._let_go(levels.pop()[1])
+                elif not wave[0].children:
+                    yield wave
+                else:
+                    done = self._compute(wave, read, lose)
+                    levels.append((self._waves([child for job in done for child in job.children]), done))
+        finally:
+            for _, done in levels:
+                self._let_go(done)
+
+    def _let_go(self, done: Sequence[Job]) -> None:
+        """All that stood behind these shared jobs is finished."""
+        for job in done:
+            job.children[0].past.pins -= 1  # type: ignore[union-attr]  # set by _compute
+        self.store.shrink(self.store.budget)
 
     def _waves(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
-        """Jobs whose keys and values may be kept at the same time: what is kept already, first."""
-        wave: list[Job] = []
-        total = 0
-        for job in sorted(jobs, key=lambda j: len(j.tokens) > 0):
-            if wave and total + len(job.tokens) > self.store.budget:
-                yield wave
-                wave, total = [], 0
-            wave.append(job)
-            total += len(job.tokens)
-        if wave:
-            yield wave
+        """The jobs without children; then the others, in lists whose keys and values may be kept at the same time.
+
+        What is kept already comes first. A single job is a list however little room is left, or nothing would go on.
+        """
+        if alone := [job for job in jobs if not job.children]:
+            yield alone
+        waiting = sorted((job for job in jobs if job.children), key=lambda job: len(job.tokens) > 0)
+        while waiting:
+            left = self.store.budget - self.store.pinned
+            sums = itertools.accumulate(len(job.tokens) for job in waiting)
+            fitting = max(1, sum(total <= left for total in sums))
+            yield waiting[:fitting]
+            waiting = waiting[fitting:]
 
     def _compute(self, wave: Sequence[Job], read: Reader, lose: Callable[[Job], None]) -> list[Job]:
         """Compute shared jobs and hang their children behind them; the jobs for which that worked."""
 
         def run(jobs: Sequence[Job]) -> list[Job]:
             logits, batch = self.forward(jobs)
-            nodes = [self._add(job, batch, row) for row, job in enumerate(jobs)]
-            read(jobs, logits)
-            for job, node in zip(jobs, nodes, strict=True):  # last: nothing that can run out of memory comes after it
-                self._hand_down(job, node)
+            nodes: list[Kept] = []
+            try:
+                for row, job in enumerate(jobs):
+                    nodes.append(self._add(job, batch, row))
+                    nodes[-1].pins += 1  # or the next one could drop it
+                read(jobs, logits)
+                for job, node in zip(jobs, nodes, strict=True):  # last: nothing after it can run out of memory
+                    self._hand_down(job, node)
+            finally:
+                for node in nodes:
+                    node.pins -= 1
             return list(jobs)
 
         done = [job for job in wave if not job.tokens]  # kept from an earlier call
@@ -161,15 +199,19 @@ class Walk:
             child.past, child.past_length = node, node.length
         self.passes.usage["reused"] += len(job.tokens) * (len(job.children) - 1)
 
-    def _make_smaller(self, batch: Sequence[Job]) -> bool:
-        """After memory ran out: half of everything from now on, and nothing kept but what is in use.
-
-        Whether that freed anything; if not, a job alone will not fit either.
-        """
-        before = self.store.tokens
+    def drop(self) -> None:
+        """Keep nothing but what is in use."""
         self._scratch.drop()
         self.store.shrink(0)
+
+    def make_room(self) -> None:
+        """Memory ran out, which is counted: keep nothing but what is in use."""
+        self.drop()
         self.passes.usage["halved"] += 1
+
+    def _make_smaller(self, batch: Sequence[Job]) -> None:
+        """After memory ran out under `batch`: half of everything from now on, unless a job was alone."""
+        self.make_room()
         if len(batch) > 1:
             tokens = len(batch) * max(len(job.tokens) for job in batch)
             self.store.budget //= 2
@@ -179,7 +221,6 @@ class Walk:
                 columns=max(1, self.limits.columns // 2),
                 rows=max(1, len(batch) // 2),
             )
-        return self.store.tokens < before
 
 
 def _split(roots: list[Job]) -> list[Job]:

@@ -38,15 +38,16 @@ _IDLE: dict[str, tuple[Any, ...]] = {
 
 
 class Line:
-    """An answer on its way, with the draft that it may follow."""
+    """An answer on its way, with the draft that it may follow; `last` when it has failed in all company but its own."""
 
-    __slots__ = ("answer", "guide", "proposal")
+    __slots__ = ("answer", "guide", "last", "proposal")
 
     def __init__(self, prompt: Prompt, vocabulary: int) -> None:
         """Nothing is written; a sampled answer follows no draft."""
         self.answer = Answer(prompt)
         self.guide = Guide(prompt.draft if self.answer.greedy else (), vocabulary)
         self.proposal: list[int] = []
+        self.last = False
 
     @property
     def unread(self) -> tuple[int, ...]:
@@ -87,20 +88,29 @@ class Opening(Job):
         self.base = len(base)
 
 
-class Writing:
-    """The generations of one subject; the odds of drafts are learned over all calls."""
+class Decoder:
+    """What writing knows of one subject from call to call: how often its drafts were right, how many rows fit."""
 
     def __init__(self, walk: Walk) -> None:
         """Nothing is written yet."""
+        causal = walk.passes.causal
+        kind = causal.device.partition(":")[0]
+        self.odds = Odds(_WORTH.get(kind, _WORTH["cpu"]))
+        self.rows = _POOL.get(kind, _POOL["cpu"])
+        self.overhead = _OVERHEAD.get(kind, _OVERHEAD["cpu"])
+        with walk.passes.run() as model:
+            self.endings = Endings(causal.tokenizer, model)
+            self.rules = _rules(getattr(model, "generation_config", None))
+
+
+class Writing:
+    """The generations of one call; one that is given up on leaves nothing to the next."""
+
+    def __init__(self, walk: Walk, decoder: Decoder) -> None:
+        """Nothing is written yet."""
         self._walk = walk
         self._causal = walk.passes.causal
-        kind = self._causal.device.partition(":")[0]
-        self._odds = Odds(_WORTH.get(kind, _WORTH["cpu"]))
-        self._rows = _POOL.get(kind, _POOL["cpu"])
-        self._overhead = _OVERHEAD.get(kind, _OVERHEAD["cpu"])
-        with walk.passes.run() as model:
-            self._endings = Endings(self._causal.tokenizer, model)
-            self.rules = _rules(getattr(model, "generation_config", None))
+        self._decoder = decoder
         self._pool: Group | None = None
         self._again: list[Line] = []
 
@@ -108,31 +118,50 @@ class Writing:
         """The answers to `prompts`, as they are finished."""
         lines = [Line(prompt, self._causal.vocabulary) for prompt in prompts]
         while lines:
-            yield from self._run(lines)
+            alone = [line for line in lines if line.last]
+            yield from self._run([line for line in lines if not line.last])
+            for line in alone:
+                self._walk.drop()
+                yield from self._run([line])
             lines, self._again = self._again, []  # memory ran out under these; now less is used
 
     def _run(self, lines: Sequence[Line]) -> Iterator[Answers]:
-        room = max(line.answer.prompt.limit for line in lines)
+        room = max((line.answer.prompt.limit for line in lines), default=0)
         lost: Answers = []
         for jobs in self._openings(lines, lost):
-            for group in self._walk.each(jobs, self._begin, room):
-                if isinstance(group, Opening):
-                    lost.append(_lost(group.line))
-                    continue
-                with self._walk.passes.session():
-                    followed = attempt([group], self._follow)
-                if followed is None:
-                    lost += self._give_way([line for line in group.lines if not self._in_pool(line)])
-                yield self._finished(group.lines)
-                yield from self._steps(until=self._most(room))
+            for begun in self._walk.each(jobs, self._begin, room):
+                if isinstance(begun, Opening):
+                    lost += self._give_up([begun.line])
+                else:
+                    yield from self._go_on(begun)
+                    yield from self._steps(until=self._most(room))
+                del begun  # before the next batch takes memory
         yield from self._steps(until=0)
         if lost:
             yield lost
 
+    def _go_on(self, group: Group) -> Iterator[Answers]:
+        """Follow the drafts of lines that have begun; those that leave theirs, or have none, come into the pool."""
+        with self._walk.passes.session():
+            left = attempt([group], self._follow)
+        yield self._finished(group.lines)
+        if left is None:
+            yield self._give_way(group.lines)
+            return
+        for rest in left:
+            yield from self._steps(until=self._beside(rest))
+            if rest.open and attempt([rest], self._join) is None:
+                yield self._give_way(rest.lines)
+
     def _most(self, room: int) -> int:
         """Rows below which the pool waits for more before it takes a step."""
-        rows = min(self._rows, self._walk.limits.rows)
+        rows = min(self._decoder.rows, self._walk.limits.rows)
         return max(0, min(rows, self._walk.limits.columns // max(1, self._widest() + room)) - 1)
+
+    def _beside(self, group: Group) -> int:
+        """Rows that the pool may have when `group` joins it: it is padded to the wider of the two."""
+        width = max(self._widest(), group.batch.end) + _ROOM
+        return max(0, self._walk.limits.columns // width - len(group.open))
 
     def _widest(self) -> int:
         return self._pool.batch.end if self._pool is not None else 0
@@ -154,7 +183,7 @@ class Writing:
             while waiting:
                 gone = waiting.pop()
                 waiting += gone.children
-                lost.extend(_lost(lines[longer[end]]) for end in gone.ends)
+                lost.extend(self._give_up([lines[longer[end]] for end in gone.ends]))
 
         for leaves in self._walk.leaves(roots, _read_nothing, lose, split=True):
             yield [self._open(lines[longer[end]], leaf) for leaf in leaves for end in leaf.ends]
@@ -168,34 +197,31 @@ class Writing:
         logits, batch = self._walk.forward(jobs, _ROOM)
         if batch is None:
             raise ValueError("the keys and values of a prompt are always kept")
-        self._walk.remember(jobs, batch, [job.base for job in jobs])
+        if not jobs[0].line.last:
+            self._walk.remember(jobs, batch, [job.base for job in jobs])
         return self._take(Group([job.line for job in jobs], batch), logits, [job.base for job in jobs])
 
-    def _follow(self, groups: Sequence[Group]) -> bool:
-        """Go on with the rows whose drafts go on being right, and put those that have left theirs into the pool."""
+    def _follow(self, groups: Sequence[Group]) -> list[Group]:
+        """Go on with the rows whose drafts go on being right; what is left when none is."""
         left = [groups[0]]
         while follows := [row for row in left[-1].open if left[-1].lines[row].guide.at is not None]:
             last = left.pop()
             others = [row for row in last.open if row not in set(follows)]
             if others:
                 left.append(last.part(others, 0))
-            left.append(self._verify(last.part(follows, self._odds.length + _ROOM)))
-        for rest in left:
-            self._join(rest)
-        return True
+            most = self._walk.limits.reads // len(follows) - 1
+            for line in (last.lines[row] for row in follows):
+                line.proposal = self._propose(line, most)
+            width = 1 + max(len(last.lines[row].proposal) for row in follows)
+            left.append(self._step(last.part(follows, width + _ROOM)))
+        return left
 
-    def _verify(self, group: Group) -> Group:
-        for line in group.lines:
-            line.proposal = self._propose(line, self._walk.limits.reads // len(group.lines) - 1)
-        return self._step(group)
-
-    def _join(self, group: Group) -> None:
-        if not group.open:
-            return
-        group = group.part(group.open, _ROOM)
+    def _join(self, groups: Sequence[Group]) -> bool:
+        group = groups[0].part(groups[0].open, _ROOM)
         if self._pool is not None:
             group = Group([*self._pool.lines, *group.lines], self._pool.batch.join(group.batch, _ROOM))
         self._pool = group
+        return True
 
     # ---------------------------------------------------------------- the pool
 
@@ -226,36 +252,41 @@ class Writing:
         rows = pool.open
         most = self._walk.limits.reads // len(pool.lines) - 1
         offers = {row: self._propose(pool.lines[row], most) for row in rows}
-        fixed = self._overhead * len(pool.lines)
+        fixed = self._decoder.overhead * len(pool.lines)
         best, width = len(rows) / (fixed + len(pool.lines)), 0
         for longest in sorted({len(offer) for offer in offers.values()} - {0}):
-            gained = len(rows) + self._odds.share * sum(min(len(offer), longest) for offer in offers.values())
+            gained = len(rows) + self._decoder.odds.share * sum(min(len(offer), longest) for offer in offers.values())
             pace = gained / (fixed + len(pool.lines) * (1 + longest))
             if pace > best:
                 best, width = pace, longest
         for row, line in enumerate(pool.lines):
             line.proposal = offers.get(row, [])[:width]
 
-    def _in_pool(self, line: Line) -> bool:
-        return self._pool is not None and any(line is other for other in self._pool.lines)
-
     def _give_way(self, lines: Sequence[Line]) -> Answers:
         """Memory ran out: start those of `lines` that are not finished again later, from what they have written."""
         lines = [line for line in lines if not line.answer.closed]
-        self._walk.passes.usage["halved"] += 1
-        self._walk.store.shrink(0)
-        if len(lines) == 1 and self._rows == 1:
-            return [_lost(lines[0])]
-        self._rows = max(1, len(lines) // 2)
-        self._walk.limits = replace(self._walk.limits, rows=min(self._rows, self._walk.limits.rows))
+        self._walk.make_room()
+        if len(lines) < 2:
+            return self._give_up(lines)
+        rows = self._decoder.rows = max(1, min(self._decoder.rows, len(lines)) // 2)
+        self._walk.limits = replace(self._walk.limits, rows=min(rows, self._walk.limits.rows))
         self._again += lines
         return []
+
+    def _give_up(self, lines: Sequence[Line]) -> Answers:
+        """Memory ran out for each of `lines` alone: once more with nothing else in memory, and then it is lost."""
+        lost = [(line.answer.prompt.index, Output(failure=OUT_OF_MEMORY)) for line in lines if line.last]
+        again = [line for line in lines if not line.last]
+        for line in again:
+            line.last = True
+        self._again += again
+        return lost
 
     # ---------------------------------------------------------------- a step
 
     def _propose(self, line: Line, most: int = 1024) -> list[int]:
         left = line.answer.prompt.limit - len(line.answer.ids) - 1
-        return line.guide.proposal(self._odds, min(most, left))
+        return line.guide.proposal(self._decoder.odds, min(most, left))
 
     def _step(self, group: Group) -> Group:
         """One pass over all rows: the last token of each and what is proposed after it."""
@@ -286,18 +317,22 @@ class Writing:
         """Write down `picks`: the `right` proposed tokens that were right, and the model's own token after them."""
         usage = self._walk.passes.usage
         for chosen in picks:
-            line.answer.take(chosen, self._endings)
+            line.answer.take(chosen, self._decoder.endings)
             usage.update(chosen=line.answer.greedy, near_ties=chosen.near)
             if line.answer.closed:
                 break
         if line.proposal:
             usage.update(drafted=len(line.proposal), accepted=right)
-            self._odds.learn(right, int(right < len(line.proposal)))
+            self._decoder.odds.learn(right, int(right < len(line.proposal)))
         if not line.answer.closed:
             line.guide.heed(line.answer.ids, len(line.proposal), right)
 
     def _finished(self, lines: Sequence[Line]) -> Answers:
-        return [(line.answer.prompt.index, line.answer.output(self._endings)) for line in lines if line.answer.closed]
+        return [
+            (line.answer.prompt.index, line.answer.output(self._decoder.endings))
+            for line in lines
+            if line.answer.closed
+        ]
 
 
 def _rules(config: Any) -> list[str]:
@@ -318,10 +353,6 @@ def _agreeing(proposal: Sequence[int], picks: Sequence[Pick]) -> int:
     """How many tokens of a proposal are the model's own choice, up to the first that is not."""
     pairs = enumerate(zip(proposal, picks, strict=False))  # there is one pick more, behind the proposal
     return next((place for place, (token, chosen) in pairs if token != chosen.id), len(proposal))
-
-
-def _lost(line: Line) -> tuple[int, Output]:
-    return line.answer.prompt.index, Output(failure=OUT_OF_MEMORY)
 
 
 def _read_nothing(jobs: Sequence[Job], logits: Any) -> None:

@@ -8,7 +8,6 @@ lets a finished row run on until its whole batch is done.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
@@ -21,6 +20,7 @@ from harness.engine._batches import OUT_OF_MEMORY, in_batches
 from harness.engine._decoding import decode_batch
 from harness.engine._intake import Intake
 from harness.engine._likelihood import Piece, Row, Tally, read_batch, rows_of, settle
+from harness.engine._rope import relax
 from harness.records import Output, Request
 
 
@@ -63,12 +63,16 @@ class PlainEngine:
         work = self._intake.sort(requests, {})
         if work.refused:
             yield work.refused
-        yield from self._likelihoods(work.pieces, work.tallies)
+        yield from self.likelihoods(work.pieces, work.tallies)
         yield from self.generations(work.prompts)
 
-    def _likelihoods(self, pieces: Sequence[Piece], tallies: dict[int, Tally]) -> Iterator[Answers]:
+    def likelihoods(self, pieces: Sequence[Piece], tallies: dict[int, Tally]) -> Iterator[Answers]:
+        """The answers of the requests that `pieces` complete, longest first; `tallies` receive what is read."""
+
         def run(rows: Sequence[Row]) -> Answers:
             with self._model.activate() as model:
+                if len(rows[0].inputs) > self._model.sociable:
+                    relax(model, self._model.device)
                 read = read_batch(model, rows, self._model.device)
             return settle(read, tallies)
 
@@ -78,12 +82,15 @@ class PlainEngine:
                 tallies[index].pending = -1  # the request's other pieces can no longer complete it
             return [(index, Output(failure=OUT_OF_MEMORY)) for index in indices]
 
-        yield from filter(None, in_batches(rows_of(pieces), self._size, run, give_up))
+        rows = rows_of(pieces)
+        alone = sum(len(row.inputs) > self._model.sociable for row in rows)  # they come first
+        yield from filter(None, in_batches(rows[:alone], 1, run, give_up))
+        yield from filter(None, in_batches(rows[alone:], self._size, run, give_up))
 
     def generations(self, prompts: Sequence[Prompt]) -> Iterator[Answers]:
         """The answers to `prompts`, longest first."""
         ordered = sorted(prompts, key=lambda p: (-len(p.ids), p.index))
-        for group in self._paddable(ordered):
+        for group in self._companies(ordered):
             yield from in_batches(
                 group,
                 self._size,
@@ -91,12 +98,22 @@ class PlainEngine:
                 lambda prompt: [(prompt.index, Output(failure=OUT_OF_MEMORY))],
             )
 
-    def _paddable(self, ordered: Sequence[Prompt]) -> list[Sequence[Prompt]]:
-        """The prompts in groups that may be padded to one length.
+    def _companies(self, ordered: Sequence[Prompt]) -> Iterator[list[Prompt]]:
+        """The prompts in groups that may be padded to one length and decoded together.
 
+        A row runs on until its whole batch is done, so the longest prompt with the longest answer must stay within
+        what the model knows: behind it, learned positions end and some rotary ones change for all rows.
         PEFT puts virtual tokens before the padding and then drops the position ids that would step over it, so with
         a prompt-learning adapter an answer would depend on how much padding its row got: only equal lengths mix.
         """
-        if not self._model.virtual_tokens:
-            return [ordered]
-        return [list(group) for _, group in itertools.groupby(ordered, key=lambda p: len(p.ids))]
+        group: list[Prompt] = []
+        limit = 0
+        for prompt in ordered:
+            limit = max(limit, prompt.limit)
+            unlike = bool(self._model.virtual_tokens) and bool(group) and len(group[0].ids) != len(prompt.ids)
+            if group and (unlike or len(group[0].ids) + limit > self._model.sociable):
+                yield group
+                group, limit = [], prompt.limit
+            group.append(prompt)
+        if group:
+            yield group

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from harness import adapters, plugins
 from harness.engine import CausalModel, Engine
 from harness.engine._encoding import Encoder
+from harness.engine._rope import steady_length
 from harness.errors import AdapterError, PluginError, SubjectError
 from harness.records import Check, Draft, Message, Request, content_hash
 from harness.subjects import Answers, Subject, SubjectContext, _checks, _files
@@ -217,6 +218,7 @@ class LocalSubject:
             dtype=self._weights.spec.dtype,
             activate=lambda: self._weights.using(self._switched),
             render=self.render_chat,
+            steady=steady_length(config),
         )
 
     def _encoder(self) -> Encoder:
