@@ -120,11 +120,13 @@ def _peft_config(method: str, base: Path) -> Any:
     import peft
 
     common: dict[str, Any] = {"task_type": "CAUSAL_LM"}
-    if method in ("lora", "dora", "lora_bias"):
+    if method in ("lora", "dora", "lora_bias", "alora"):
         bias = "all" if method == "lora_bias" else "none"
+        sets_in = _ids(base, "Answer:") if method == "alora" else None  # an activated LoRA changes what follows these
         return peft.LoraConfig(
-            r=4, lora_alpha=8, target_modules="all-linear", use_dora=method == "dora", bias=bias, **common
-        )
+            r=4, lora_alpha=8, target_modules="all-linear", use_dora=method == "dora", bias=bias,
+            alora_invocation_tokens=sets_in, **common,
+        )  # fmt: skip
     if method == "ia3":
         return peft.IA3Config(**common, **_ia3_targets(base))
     if method == "prefix":
@@ -132,6 +134,13 @@ def _peft_config(method: str, base: Path) -> Any:
     if method == "prompt":
         return peft.PromptTuningConfig(num_virtual_tokens=4, **common)
     return peft.PromptEncoderConfig(num_virtual_tokens=4, encoder_hidden_size=32, **common)
+
+
+def _ids(base: Path, text: str) -> list[int]:
+    from transformers import AutoTokenizer
+
+    ids: list[int] = AutoTokenizer.from_pretrained(base).encode(text, add_special_tokens=False)
+    return ids
 
 
 def _ia3_targets(base: Path) -> dict[str, Any]:
