@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -153,6 +154,8 @@ def startup_table(found: Mapping[str, Spread | None]) -> str:
 
 def main() -> None:
     """Measure what was asked for; print the tables, write the JSON and the chart."""
+    # As an exception, so that the process of the measurement ends too and does not disturb the next run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = read_arguments()
     sizes = sizes_of(arguments)
     wanted = Wanted.of(arguments.only)
@@ -268,9 +271,9 @@ def meta(arguments: argparse.Namespace, setup: Setup, sizes: Sizes) -> dict[str,
     """How the figures were made."""
     described: dict[str, Any] = {
         "command": _command(arguments),
-        "date": time.strftime("%Y-%m-%d"),
+        "date": (setup.ledger.began or time.strftime("%Y-%m-%d"))[:10],
         "commit": scenarios.revision(),
-        "processor": f"{_processor()}, {arguments.threads} threads",
+        "processor": f"{_processor()}, {arguments.threads} thread{'s' if arguments.threads > 1 else ''}",
         "device": f"{_device(arguments.device)}, {arguments.dtype}",
         "versions": ", ".join(f"{k} {v}" for k, v in scenarios.versions().items()),
         "sizes": ", ".join(f"{k} {v}" for k, v in asdict(sizes).items()),

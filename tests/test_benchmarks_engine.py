@@ -146,6 +146,7 @@ def test_a_table_compares_each_round_with_its_own_lm_eval() -> None:
     theirs, undrafted, ours = made
     assert (theirs.ratio, theirs.disagreement, theirs.share) == (Spread((1.0, 1.0)), None, None)
     assert (ours.ratio, ours.share, ours.drafting) == (Spread((4.0, 4.0)), Spread((0.5, 0.5)), Spread((2.0, 2.0)))
+    assert ours.cpu_ratio == Spread((4.0, 4.0))
     assert undrafted.disagreement == results.Disagreement(0.5)
     assert ours.disagreement == results.Disagreement(0.25)
 
@@ -186,7 +187,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
             found = [book.once(name, functools.partial(measure, name)) for name in ("a", "b", "c")]
     assert made == ["a", "b", "c", "c"]
     assert found == [{"seconds": 1}, {"seconds": 2}, {"seconds": 4}]
-    assert set(json.loads(path.read_text())["measurements"]) == {"a", "b", "c"}
+    stored = json.loads(path.read_text())["measurements"]
+    assert set(stored) == {"a", "b", "c"}
+    assert Ledger(path, key).began == stored["a"]["began"]
     with pytest.raises(SystemExit, match=r"holds another run \(it differs in threads\)"):
         Ledger(path, {"threads": "2"})
 

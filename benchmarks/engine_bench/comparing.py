@@ -179,6 +179,7 @@ def table_of(
         replace(
             row,
             ratio=per_round(theirs.seconds, row.seconds),
+            cpu_ratio=per_round(theirs.cpu_seconds, row.cpu_seconds),
             share=per_round(theirs.seconds, row.seconds, bounds.get(title)),
             drafting=per_round(undrafted.candidate_seconds, row.candidate_seconds),
             disagreement=None if title == LM_EVAL else _gap(asks, candidate, measured[LM_EVAL], measured[title]),

@@ -43,6 +43,11 @@ class Ledger:
         say(f"{path}: {len(found)} measurements were made before")
         return found
 
+    @property
+    def began(self) -> str:
+        """When the first measurement began; nothing before it."""
+        return min((one["began"] for one in self.measurements.values()), default="")
+
     def once(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """What `measure` gives, in a form that JSON keeps, or gave when it was first asked for this name."""
         if name not in self.measurements:

@@ -121,6 +121,7 @@ class Row:
     loaded_bytes: int = 0
     disagreement: Disagreement | None = None
     ratio: Spread | None = None
+    cpu_ratio: Spread | None = None
     share: Spread | None = None
     drafting: Spread | None = None
     note: str = ""

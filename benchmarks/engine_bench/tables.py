@@ -11,8 +11,8 @@ from benchmarks.engine_bench.results import Row, Spread
 Cells = Sequence[str]
 
 _COLUMNS = (
-    "alternative", "seconds", "cpu s", "× lm-eval", "of allowed", "candidate s", "candidate × no drafts", "tokens, M",
-    "TFLOP", "peak, MiB", "max Δ log p", "picks differ (ties)", "texts differ",
+    "alternative", "seconds", "cpu s", "× lm-eval", "× in cpu s", "of allowed", "candidate s",
+    "candidate × no drafts", "tokens, M", "TFLOP", "peak, MiB", "max Δ log p", "picks differ (ties)", "texts differ",
 )  # fmt: skip
 
 
@@ -41,6 +41,7 @@ def _cells(row: Row) -> list[str]:
         spread(row.seconds, number),
         spread(row.cpu_seconds, number),
         spread(row.ratio, "{:.2f}".format),
+        spread(row.cpu_ratio, "{:.2f}".format),
         spread(row.share, "{:.0%}".format),
         spread(row.candidate_seconds, number),
         spread(row.drafting, "{:.2f}".format),
