@@ -72,7 +72,7 @@ def comparison_parts(made: Comparison) -> list[str]:
     head = (
         f"{made.samples} samples, {made.requests} requests. lm-eval reads {made.lm_eval_tokens:,} prompt tokens a "
         f"subject; {made.unique_tokens:,} are left when every common prefix is read once: ×{made.allowed:.2f}. "
-        f"lm-eval's batch sizes on {made.batch_sizes['samples']} samples, base only: "
+        f"lm-eval's batch sizes on {made.batch_sizes['samples']} samples, base only: best {made.batch_sizes['best']}; "
         f"{'; '.join(f'{size}: {told(took)}' for size, took in made.batch_sizes['seconds'].items())}."
     )
     parts = [f"### {made.title}", head]

@@ -166,9 +166,21 @@ def test_lm_evals_batch_size_is_looked_for_once_and_a_slow_one_is_cut_off(monkey
     setup = comparing.Setup(Path(), {}, Path(), batch_sizes=(1, 8, "auto"))
     best, told = comparing.best_batch(setup, "w", [])
     assert (best, told) == (8, {"1": 2.0, "8": 1.0, "auto": "not finished within 21 s"})
-    assert limits == [None, 2 * (2.0 + 2.0) + 15, 2 * (2.0 + 1.0) + 15]
+    assert limits == [None, 3 * (2.0 + 2.0) + 15, 3 * (2.0 + 1.0) + 15]
     assert comparing.best_batch(setup, "w", []) == (best, told)
     assert len(limits) == 3
+
+
+def test_a_busy_machine_does_not_choose_lm_evals_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {1: Arm(3.4, 1.6, Work(), Size(1, 1), ()), 8: Arm(2.9, 2.4, Work(), Size(1, 1), ())}
+
+    def run(job: Job, limit: float | None = None) -> Result:
+        return Result({"base": arms[int(job.batch_size or 0)]})
+
+    monkeypatch.setattr(ledger, "run", run)
+    for threads, best in ((1, 1), (2, 8)):
+        setup = comparing.Setup(Path(), {}, Path(), batch_sizes=(1, 8), threads=threads)
+        assert comparing.best_batch(setup, "w", [])[0] == best
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
