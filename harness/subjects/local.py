@@ -30,7 +30,8 @@ from harness.engine._encoding import Encoder
 from harness.errors import AdapterError, PluginError, SubjectError
 from harness.records import Check, Draft, Message, Request, content_hash
 from harness.subjects import Answers, Subject, SubjectContext, _checks, _files
-from harness.subjects._weights import AdapterSpec, Weights, WeightsSpec, acquire, release
+from harness.subjects._loading import WeightsSpec
+from harness.subjects._weights import AdapterSpec, Weights, acquire, release
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -84,7 +85,11 @@ def build(options: Options, context: SubjectContext) -> LocalSubject:
     if adapter is not None:
         _refuse_foreign(adapter, files, options.model)
     weights = acquire(context.pool, spec, adapter)
-    return LocalSubject(options, context.pool, files, adapter, weights, tokenizer, tokenizer_folder)
+    try:
+        return LocalSubject(options, context.pool, files, adapter, weights, tokenizer, tokenizer_folder)
+    except BaseException:
+        release(context.pool, weights, adapter)
+        raise
 
 
 class LocalSubject:
@@ -186,7 +191,7 @@ class LocalSubject:
         if not self._closed:
             self._closed = True
             self.__dict__.pop("_engine", None)  # with the keys and values that it keeps
-            release(self._pool, self._weights)
+            release(self._pool, self._weights, self._adapter)
 
     def _ids(self, draft: Draft) -> Sequence[int]:
         if draft.ids and draft.tokenizer == self._tokenizer_digest:
