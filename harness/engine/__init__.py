@@ -19,6 +19,9 @@ from harness.records import Message, Output, Request
 Answers = list[tuple[int, Output]]
 """(index of the request, its output), for the requests that one batch finished."""
 
+REVISION = 2
+"""Raised whenever an engine's answers can change; a part of every fingerprint, so that no older answer is reused."""
+
 
 @dataclass(frozen=True, slots=True)
 class CausalModel:

@@ -27,7 +27,7 @@ from weakref import WeakValueDictionary
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from harness import adapters, plugins
-from harness.engine import CausalModel, Engine
+from harness.engine import REVISION, CausalModel, Engine
 from harness.engine._encoding import Encoder
 from harness.errors import AdapterError, PluginError, SubjectError, UsageError, nearest
 from harness.records import Check, Draft, Message, Request, content_hash
@@ -281,6 +281,7 @@ class LocalSubject:
             "max_length": self.causal.max_length,
             "truncate": self._options.truncate,
             "engine": self._options.engine,
+            "engine_revision": REVISION,
             "engine_options": {k: v for k, v in self._options.engine_options.items() if k not in _SIZES},
             "versions": _versions(self._adapter is not None, spec.quantization != "none"),
         }
@@ -371,7 +372,7 @@ def _special_tokens(tokenizer: Any) -> dict[str, str]:
 
 def _versions(peft: bool, bitsandbytes: bool) -> dict[str, str]:
     """Library versions without local labels: torch's "+cpu" says what the device type says."""
-    used = ["torch", "transformers", *["peft"] * peft, *["bitsandbytes"] * bitsandbytes]
+    used = ["torch", "transformers", "tokenizers", *["peft"] * peft, *["bitsandbytes"] * bitsandbytes]
     return {name: version(name).partition("+")[0] for name in used}
 
 
