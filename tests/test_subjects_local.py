@@ -364,6 +364,21 @@ def test_evaluating_4bit_weights_does_not_spoil_later_training(tiny: Any) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["none", "8bit"])
+def test_a_checkpoint_with_a_missing_tensor_is_not_filled_up_with_random_numbers(
+    tiny: Any, tmp_path: Path, quantization: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny.model(), tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SubjectError, match=r"1 weights are missing.*layers\.1\.mlp\.up_proj\.weight"):
+        build(tmp_path, model="m", quantization=quantization)
+
+
+@pytest.mark.slow
 def test_an_encoder_decoder_or_a_missing_device_is_refused(tiny: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny.model(), tmp_path / "t5")
     (folder / "config.json").write_text(json.dumps({"model_type": "t5", "is_encoder_decoder": True}))

@@ -121,6 +121,8 @@ def test_an_adapter_whose_start_changes_the_base_spoils_nobody(
     assert answers(candidate) == bench.alone(changing)
     assert [answers(subject) for subject in subjects] == before == [bench.alone(), *map(bench.alone, live)]
     assert bench.copies == 2
+    assert "weights of its own" in candidate.remarks()[0]
+    assert [list(subject.remarks()) for subject in subjects if "of its own" in str(subject.remarks())] == []
     candidate.close()
     assert bench.copies == 1
     assert answers(subjects[0]) == before[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,15 @@ def load_base(spec: WeightsSpec) -> Any:
         config = AutoConfig.from_pretrained(spec.folder, trust_remote_code=spec.remote_code)
         if getattr(config, "is_encoder_decoder", False):
             raise SubjectError(f"{spec.folder} is an encoder-decoder; only causal language models are supported")
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             spec.folder,
             dtype=getattr(torch, spec.dtype),
             use_safetensors=True,
             trust_remote_code=spec.remote_code,
+            output_loading_info=True,
             **_quantization(spec),
         )
+        _refuse_missing(spec.folder, sorted(found["missing_keys"]))
         if spec.quantization == "none":
             model.to(spec.device)
     except SubjectError:
@@ -51,6 +54,12 @@ def load_base(spec: WeightsSpec) -> Any:
         raise _said(spec, error) from error
     _keep_trainable(model)
     return model.eval()
+
+
+def _refuse_missing(folder: Path, missing: Sequence[str]) -> None:
+    """transformers fills what a checkpoint lacks with random numbers, and says so in a warning only."""
+    if missing:
+        raise SubjectError(f"{folder}: {len(missing)} weights are missing in its files (first: {missing[0]})")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -194,6 +194,8 @@ class LocalSubject:
             return []
         foreign = self._foreign_drafts
         told = [f"{foreign} drafts came from another tokenizer and were encoded anew"] if foreign else []
+        if self._switched is not None and self._weights.spec.private_to:
+            told.insert(0, "its adapter cannot be put on the shared base exactly, so it has weights of its own")
         return [*told, *self._engine.remarks()]
 
     def checks(self, baseline: Subject) -> Sequence[Check]:
