@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import tuners
 from harness.errors import AdapterError, SubjectError
 
 
@@ -87,6 +88,7 @@ class Weights:
         """
         from peft import PeftModel
 
+        tuners.register()
         name = f"adapter{len(self._names)}"
         try:
             if self._peft is None:

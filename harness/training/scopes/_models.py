@@ -1,0 +1,99 @@
+"""What a scope asks about a model: its parts, their names, and whether there is anything for it to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from harness.errors import ConfigError
+
+
+def skeleton(config: Any) -> Any:
+    """The backbone of a transformers config without its weights, for looking at names and kinds of modules.
+
+    Raises:
+        ConfigError: an encoder-decoder, which nothing here trains.
+    """
+    import torch
+    from transformers import AutoModel
+
+    refuse_encoder_decoder(config)
+    with torch.device("meta"):
+        return AutoModel.from_config(config)
+
+
+def refuse_encoder_decoder(config: Any) -> None:
+    """Raise ConfigError for an encoder-decoder."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(
+            f"{config.model_type} is an encoder-decoder; causal language models and encoders can be trained"
+        )
+
+
+def reason(attempt: Callable[[], Any]) -> str | None:
+    """The message of the ConfigError that `attempt` raises, or None."""
+    try:
+        attempt()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def head_modules(model: Any) -> list[str]:
+    """Names of everything between the backbone's last hidden state and the logits of a classifier or reward model.
+
+    A backbone's pooler counts too: where the base's files lack one, transformers makes it up, so that it has to be
+    trained and saved with the head. Empty for a model without a head.
+    """
+    backbone = model.base_model
+    if backbone is model:
+        return []
+    names = [name for name, child in model.named_children() if child is not backbone and _has_parameters(child)]
+    prefix = next(name for name, child in model.named_children() if child is backbone)
+    return names + [f"{prefix}.{name}" for name, child in backbone.named_children() if name == "pooler" and child]
+
+
+def inside(name: str, modules: Iterable[str]) -> bool:
+    """Whether a module is one of `modules` or a part of one."""
+    return any(name == m or name.startswith(f"{m}.") for m in modules)
+
+
+def shortest(model: Any, chosen: Iterable[str]) -> list[str]:
+    """The chosen modules as PEFT matches them: by the last part of the name where it stands for chosen ones only."""
+    wanted = set(chosen)
+    others = {name.rpartition(".")[2] for name, _ in model.named_modules() if name not in wanted}
+    return sorted({name if name.rpartition(".")[2] in others else name.rpartition(".")[2] for name in wanted})
+
+
+def decoder_head(model: Any) -> str | None:
+    """Name of the layer that turns hidden states into tokens, where the model has one."""
+    output = model.get_output_embeddings()
+    return None if output is None else next(name for name, module in model.named_modules() if module is output)
+
+
+def freeze(model: Any) -> None:
+    """No parameter is trained any more."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+
+def refuse_quantised(model: Any, scope: str) -> None:
+    """Raise ConfigError where the base was loaded in 4 or 8 bits and the scope would train packed weights."""
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        raise ConfigError(f"scope {scope} cannot train a quantised base; load it unquantised, or choose scope qlora")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without two warnings of PEFT: of GPT-2's transposed weights, which it handles, and of biases not merging."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        warnings.filterwarnings("ignore", message="Detected that the base layer has no bias term")
+        yield
+
+
+def _has_parameters(module: Any) -> bool:
+    return any(True for _ in module.parameters())
