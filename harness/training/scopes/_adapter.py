@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from harness import tuners
-from harness.adapters import WEIGHTS
+from harness.adapters import WEIGHTS, read_header
 from harness.errors import AdapterError, ConfigError
 from harness.subjects import _classes
 from harness.training.scopes import Head, Traits
@@ -89,6 +89,7 @@ class AdapterScope:
                 adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=_ADAPTER, is_trainable=True)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise AdapterError(f"{folder} cannot be put on {model.config.name_or_path}: {error}") from error
+        _all_filled(adapted, folder)
         return self._checked(adapted)
 
     def save(self, model: Any, folder: Path) -> None:
@@ -110,3 +111,15 @@ class AdapterScope:
         if not any(p.requires_grad for p in adapted.parameters()):
             raise ConfigError(f"scope {self.name}: no parameter of {adapted.config.name_or_path} is in it")
         return adapted
+
+
+def _all_filled(adapted: Any, folder: Path) -> None:
+    """PEFT only warns of tensors that the file lacks or holds beyond the adapter's, and goes on with fresh ones."""
+    from peft import get_peft_model_state_dict
+
+    differing = set(get_peft_model_state_dict(adapted, adapter_name=_ADAPTER)) ^ set(read_header(folder / WEIGHTS))
+    if differing:
+        raise AdapterError(
+            f"{folder / WEIGHTS} does not hold what its config says: {len(differing)} tensors are in one of the two "
+            f"only (first: {min(differing)})"
+        )

@@ -49,12 +49,13 @@ class PromptScope:
 
     def resume(self, model: Any, folder: Path, head: Head) -> Any:
         """See `Scope.resume`; the network is made as the options say and filled from the folder."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         adapted = self.apply(model, head)
         try:
             _encoder(adapted).load_state_dict(load_file(folder / ENCODER))
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, SafetensorError, RuntimeError) as error:
             raise AdapterError(f"{folder} holds no prompt that scope {self.name} could go on from: {error}") from error
         return adapted
 

@@ -47,10 +47,11 @@ def _usual(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
     )
 
+    # Before PEFT's list, which has Qwen2's queries scaled where the paper has keys.
+    if set(_LLAMA_LIKE) <= {name.rpartition(".")[2] for name, _ in model.named_modules()}:
+        return _LLAMA_LIKE, _LLAMA_LIKE[-1:]
     kind = model.config.model_type
     if kind in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
         known = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING[kind]
         return tuple(known), tuple(TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[kind])
-    if set(_LLAMA_LIKE) <= {name.rpartition(".")[2] for name, _ in model.named_modules()}:
-        return _LLAMA_LIKE, _LLAMA_LIKE[-1:]
     raise ConfigError(f"scope ia3 does not know the layers of {kind}; name them with targets and feedforward")

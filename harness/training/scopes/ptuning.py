@@ -1,8 +1,12 @@
-"""P-tuning (Liu et al. 2021, arXiv 2103.10385): embeddings before every text, made by a network that is learned."""
+"""P-tuning (Liu et al. 2021, arXiv 2103.10385): embeddings before every text, made by a network that is learned.
+
+The network is PEFT's multi-layer perceptron. With the paper's LSTM what is saved differs by rounding from what was
+trained, as the LSTM's sums depend on the batch.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -13,7 +17,6 @@ class Options(PromptOptions):
     """Options of `ptuning`."""
 
     width: int = Field(128, ge=1, description="of the network")
-    network: Literal["mlp", "lstm"] = "mlp"
 
 
 def build(options: Options) -> PromptScope:
@@ -25,7 +28,6 @@ def build(options: Options) -> PromptScope:
         return PromptEncoderConfig(
             num_virtual_tokens=options.tokens,
             encoder_hidden_size=options.width,
-            encoder_reparameterization_type=options.network.upper(),
             **common,
         )
 
