@@ -16,6 +16,7 @@ from harness.subjects import _classes
 from harness.training.scopes import Head, Traits
 from harness.training.scopes._models import (
     head_modules,
+    keep_gradients,
     quietly,
     reason,
     refuse_encoder_decoder,
@@ -105,6 +106,7 @@ class AdapterScope:
         refuse_encoder_decoder(model.config)
         if not self.traits.quantised:
             refuse_quantised(model, self.name)
+        keep_gradients(model)
         self.prepare(model)
 
     def _checked(self, adapted: Any) -> Any:

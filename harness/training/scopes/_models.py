@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from harness.errors import ConfigError
+from harness.subjects._weights import _keep_trainable
 
 
 def skeleton(config: Any) -> Any:
@@ -82,6 +83,21 @@ def refuse_quantised(model: Any, scope: str) -> None:
     """Raise ConfigError where the base was loaded in 4 or 8 bits and the scope would train packed weights."""
     if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
         raise ConfigError(f"scope {scope} cannot train a quantised base; load it unquantised, or choose scope qlora")
+
+
+def keep_gradients(model: Any) -> None:
+    """Keep a 4-bit base from repacking itself for a CPU kernel without a gradient; see `harness.subjects._weights`.
+
+    Raises:
+        ConfigError: it has done so already, because it was asked something before.
+    """
+    _keep_trainable(model)
+    weights = (getattr(module, "weight", None) for module in model.modules())
+    if any(getattr(getattr(w, "quant_state", None), "packing_format_for_cpu", False) for w in weights):
+        raise ConfigError(
+            "this 4-bit base has been asked before it is trained, and has packed its weights for a CPU kernel without "
+            "a gradient; load it afresh for training"
+        )
 
 
 @contextmanager

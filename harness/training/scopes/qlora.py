@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import Field
 
 from harness.errors import ConfigError
-from harness.subjects._weights import _keep_trainable
 from harness.training.scopes import Traits
 from harness.training.scopes._adapter import ALL_HEADS, AdapterScope
 from harness.training.scopes._lora import LoraOptions, lora_config
@@ -38,17 +37,5 @@ def build(options: Options) -> AdapterScope:
 
 
 def _prepare(model: Any) -> None:
-    """A 4-bit base that will not repack itself, which would leave it without a gradient.
-
-    Raises:
-        ConfigError: the base is not in 4 bits, or has been asked already and is packed.
-    """
     if not getattr(model, "is_loaded_in_4bit", False):
         raise ConfigError("scope qlora needs a base in 4 bits, and this one was loaded otherwise; use scope lora")
-    _keep_trainable(model)
-    layers = (getattr(module, "weight", None) for module in model.modules())
-    if any(getattr(getattr(w, "quant_state", None), "packing_format_for_cpu", False) for w in layers):
-        raise ConfigError(
-            "this 4-bit base has been asked before it is trained, and has packed its weights for a CPU kernel without "
-            "a gradient; load it afresh for training"
-        )
