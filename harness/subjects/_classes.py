@@ -66,24 +66,56 @@ def save_head(folder: Path, state: Mapping[str, Any]) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / TENSORS)
 
 
-def load_head(model: Any, folder: Path) -> None:
-    """Put a saved head's tensors into a model.
+def tensors(folder: Path) -> dict[str, Any]:
+    """A head's tensors by name.
 
     Raises:
-        SubjectError: they cannot be read, or the model has other ones.
+        SubjectError: they cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        state = load_file(folder / TENSORS)
+        return dict(load_file(folder / TENSORS))
     except (OSError, SafetensorError) as error:
         raise SubjectError(f"{folder / TENSORS} cannot be read: {error}") from error
-    there = model.state_dict()
+
+
+def load_head(model: Any, folder: Path) -> None:
+    """Put a saved head's tensors into a model.
+
+    Raises:
+        SubjectError: they cannot be read, or are not those of this model's head.
+    """
+    state, there = tensors(folder), model.state_dict()
     for name, tensor in state.items():
         if name not in there or there[name].shape != tensor.shape:
             shape = list(there[name].shape) if name in there else "nothing of that name"
-            raise SubjectError(
-                f"{folder}: its {name} is {list(tensor.shape)}, the base has {shape}; it is another base's"
-            )
+            raise SubjectError(f"{folder}: its {name} is {list(tensor.shape)}, this base has {shape}")
+    missing = [n for n in there if any(inside(n, head) for head in head_modules(model)) and n not in state]
+    if missing:
+        raise SubjectError(f"{folder} lacks {missing[0]}, which this base has no value for either")
     model.load_state_dict(state, strict=False)
+
+
+def head_modules(model: Any) -> list[str]:
+    """Names of everything between the backbone's last hidden state and the logits of a classifier or reward model.
+
+    A backbone's pooler counts too: where the base's files lack one, transformers makes it up, so that it has to be
+    trained and saved with the head. Empty for a model without a head.
+    """
+    backbone = model.base_model
+    if backbone is model:
+        return []
+    names = [
+        name
+        for name, child in model.named_children()
+        if child is not backbone and next(child.parameters(), None) is not None
+    ]
+    prefix = next(name for name, child in model.named_children() if child is backbone)
+    return names + [f"{prefix}.{name}" for name, child in backbone.named_children() if name == "pooler"]
+
+
+def inside(name: str, module: str) -> bool:
+    """Whether a name is that of a module or of a part of it."""
+    return name == module or name.startswith(f"{module}.")

@@ -8,6 +8,11 @@ like any other. The modules here import torch and peft at their top, because the
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
+from typing import Any
+
+from harness.adapters import WEIGHTS, read_header
+from harness.errors import AdapterError
 
 TYPES = frozenset({"BITFIT", "BOTTLENECK"})
 """What `peft_type` says in the `adapter_config.json` of an adapter of ours."""
@@ -17,3 +22,28 @@ def register() -> None:
     """Make PEFT know our methods; a second call does nothing."""
     for name in sorted(TYPES):
         importlib.import_module(f"harness.tuners.{name.lower()}")
+
+
+def open_adapter(model: Any, folder: Path, *, name: str = "default", trainable: bool = False) -> Any:
+    """The model with the adapter of a folder on it, a `PeftModel` of whichever method.
+
+    Raises:
+        AdapterError: there is none, it does not fit the model, or its file does not hold just what its config says:
+            PEFT only warns of that, and goes on with fresh values.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    register()
+    if not (folder / WEIGHTS).is_file():
+        raise AdapterError(f"{folder} holds no {WEIGHTS}, so it is not an adapter")
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise AdapterError(f"{folder} cannot be put on {model.config.name_or_path}: {error}") from error
+    differing = set(get_peft_model_state_dict(adapted, adapter_name=name)) ^ set(read_header(folder / WEIGHTS))
+    if differing:
+        raise AdapterError(
+            f"{folder / WEIGHTS} does not hold what its config says: {len(differing)} tensors are in one of the two "
+            f"only (first: {min(differing)})"
+        )
+    return adapted

@@ -10,12 +10,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from harness import tuners
-from harness.adapters import WEIGHTS, read_header
-from harness.errors import AdapterError, ConfigError
+from harness.errors import ConfigError
 from harness.subjects import _classes
 from harness.training.scopes import Head, Traits
 from harness.training.scopes._models import (
-    head_modules,
     keep_gradients,
     quietly,
     reason,
@@ -69,7 +67,7 @@ class AdapterScope:
         # A head that was just made up belongs to no base: it is trained and saved with the adapter.
         common: dict[str, Any] = {"task_type": TASKS[head]}
         if head != "language":
-            common["modules_to_save"] = [n for n in head_modules(model) if n not in ("classifier", "score")]
+            common["modules_to_save"] = [n for n in _classes.head_modules(model) if n not in ("classifier", "score")]
         with quietly():
             adapted = get_peft_model(model, self.configure(model, common), adapter_name=_ADAPTER)
         return self._checked(adapted)
@@ -80,18 +78,9 @@ class AdapterScope:
         Raises:
             AdapterError: the folder holds no such adapter, or it does not fit the model.
         """
-        from peft import PeftModel
-
         self._prepare(model, head)
-        if not (folder / WEIGHTS).is_file():
-            raise AdapterError(f"{folder} holds no {WEIGHTS}, so no stage can go on from it")
-        try:
-            with quietly():
-                adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=_ADAPTER, is_trainable=True)
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise AdapterError(f"{folder} cannot be put on {model.config.name_or_path}: {error}") from error
-        _all_filled(adapted, folder)
-        return self._checked(adapted)
+        with quietly():
+            return self._checked(tuners.open_adapter(model, folder, name=_ADAPTER, trainable=True))
 
     def save(self, model: Any, folder: Path) -> None:
         """See `Scope.save`: our adapter alone, as a trainer may have put others (DPO's reference) beside it."""
@@ -113,15 +102,3 @@ class AdapterScope:
         if not any(p.requires_grad for p in adapted.parameters()):
             raise ConfigError(f"scope {self.name}: no parameter of {adapted.config.name_or_path} is in it")
         return adapted
-
-
-def _all_filled(adapted: Any, folder: Path) -> None:
-    """PEFT only warns of tensors that the file lacks or holds beyond the adapter's, and goes on with fresh ones."""
-    from peft import get_peft_model_state_dict
-
-    differing = set(get_peft_model_state_dict(adapted, adapter_name=_ADAPTER)) ^ set(read_header(folder / WEIGHTS))
-    if differing:
-        raise AdapterError(
-            f"{folder / WEIGHTS} does not hold what its config says: {len(differing)} tensors are in one of the two "
-            f"only (first: {min(differing)})"
-        )

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from harness.subjects import _classes
 from harness.training.scopes._adapter import ScopeOptions
-from harness.training.scopes._models import head_modules
 
 _MOVES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
@@ -59,7 +59,7 @@ def lora_config(options: LoraOptions, model: Any, common: Mapping[str, Any]) -> 
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=options.targets if isinstance(options.targets, str) else list(options.targets),
-        exclude_modules=head_modules(model) or None,
+        exclude_modules=_classes.head_modules(model) or None,
         use_dora=options.dora,
         use_rslora=options.rslora,
         init_lora_weights=True if options.init == "kaiming" else options.init,

@@ -41,25 +41,6 @@ def reason(attempt: Callable[[], Any]) -> str | None:
     return None
 
 
-def head_modules(model: Any) -> list[str]:
-    """Names of everything between the backbone's last hidden state and the logits of a classifier or reward model.
-
-    A backbone's pooler counts too: where the base's files lack one, transformers makes it up, so that it has to be
-    trained and saved with the head. Empty for a model without a head.
-    """
-    backbone = model.base_model
-    if backbone is model:
-        return []
-    names = [name for name, child in model.named_children() if child is not backbone and _has_parameters(child)]
-    prefix = next(name for name, child in model.named_children() if child is backbone)
-    return names + [f"{prefix}.{name}" for name, child in backbone.named_children() if name == "pooler" and child]
-
-
-def inside(name: str, modules: Iterable[str]) -> bool:
-    """Whether a module is one of `modules` or a part of one."""
-    return any(name == m or name.startswith(f"{m}.") for m in modules)
-
-
 def shortest(model: Any, chosen: Iterable[str]) -> list[str]:
     """The chosen modules as PEFT matches them: by the last part of the name where it stands for chosen ones only."""
     wanted = set(chosen)
@@ -109,7 +90,3 @@ def quietly() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         warnings.filterwarnings("ignore", message="Detected that the base layer has no bias term")
         yield
-
-
-def _has_parameters(module: Any) -> bool:
-    return any(True for _ in module.parameters())

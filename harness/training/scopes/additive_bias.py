@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import Field
 
 from harness.errors import ConfigError
+from harness.subjects import _classes
 from harness.training.scopes import Traits
 from harness.training.scopes._adapter import ALL_HEADS, AdapterScope, ScopeOptions
-from harness.training.scopes._models import decoder_head, head_modules, inside, shortest
+from harness.training.scopes._models import decoder_head, shortest
 
 
 class Options(ScopeOptions):
@@ -40,8 +41,12 @@ def _linear(model: Any) -> list[str]:
     from torch import nn
 
     output = decoder_head(model)
-    skipped = [*head_modules(model), *([output] if output else [])]
-    chosen = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not inside(n, skipped)]
+    skipped = [*_classes.head_modules(model), *([output] if output else [])]
+    chosen = [
+        n
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Linear) and not any(_classes.inside(n, m) for m in skipped)
+    ]
     if not chosen:
         raise ConfigError(
             f"{model.config.model_type} has no linear layers that biases could be added to; where it has biases of its "

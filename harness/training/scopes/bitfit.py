@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import Field
 
 from harness.errors import ConfigError
+from harness.subjects import _classes
 from harness.training.scopes import Traits
 from harness.training.scopes._adapter import ALL_HEADS, AdapterScope, ScopeOptions
-from harness.training.scopes._models import head_modules, inside, shortest
+from harness.training.scopes._models import shortest
 
 
 class Options(ScopeOptions):
@@ -45,11 +46,11 @@ def _biased(model: Any) -> list[str]:
     """Modules with a bias, outside the head; each must be of a kind that its change can be added behind."""
     from harness.tuners.bitfit import ADDED_LAST
 
-    heads = head_modules(model)
+    heads = _classes.head_modules(model)
     owners = []
     for name, _ in model.named_parameters():
         module, _, last = name.rpartition(".")
-        if not last.endswith("bias") or inside(module, heads):
+        if not last.endswith("bias") or any(_classes.inside(module, m) for m in heads):
             continue
         kind = model.get_submodule(module)
         if last != "bias" or not isinstance(kind, ADDED_LAST):

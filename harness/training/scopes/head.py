@@ -11,7 +11,7 @@ from harness.errors import ConfigError
 from harness.subjects import _classes
 from harness.training.scopes import Head, Traits
 from harness.training.scopes._adapter import ScopeOptions
-from harness.training.scopes._models import freeze, head_modules, reason, refuse_encoder_decoder
+from harness.training.scopes._models import freeze, reason, refuse_encoder_decoder, refuse_quantised
 
 _TRAITS = Traits(frozenset({"reward", "classes"}), merges=False, mixes=False, quantised=False, saves="classifier")
 
@@ -38,7 +38,8 @@ class HeadScope:
         """See `Scope.apply`."""
         if head not in self.traits.heads:
             raise ConfigError("scope head trains a head for classes or a reward; for next tokens, use another scope")
-        names = head_modules(model)
+        refuse_quantised(model, self.name)  # the classifier subject would put the head on the whole base
+        names = _classes.head_modules(model)
         if not names:
             raise ConfigError(f"{type(model).__name__} has no head; load it as a model for sequence classification")
         freeze(model)
@@ -53,8 +54,8 @@ class HeadScope:
 
     def save(self, model: Any, folder: Path) -> None:
         """See `Scope.save`: the head's tensors by their names in the model."""
-        names = head_modules(model)
-        state = {n: t for n, t in model.state_dict().items() if any(n.startswith(f"{head}.") for head in names)}
+        names = _classes.head_modules(model)
+        state = {n: t for n, t in model.state_dict().items() if any(_classes.inside(n, head) for head in names)}
         _classes.save_head(folder, state)
         _classes.write(folder, "head", _classes.names_of(model.config) if model.config.num_labels > 1 else ())
 
