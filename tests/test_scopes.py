@@ -249,7 +249,7 @@ def test_every_parameter_of_a_full_model_and_every_bias_of_bitfit_is_trained(tra
     assert trained(Case("gpt2", "full", r".*")).names == everything
     biases = {n for n in everything if n.endswith("bias")}
     changes = trained(next(c for c in CASES if (c.family, c.scope, c.options) == ("gpt2", "bitfit", ()))).names
-    assert {n.removeprefix("base_model.model.").replace("bitfit_change.default", "bias") for n in changes} == biases
+    assert {n.removeprefix("base_model.model.").replace("bitfit_change.default.weight", "bias") for n in changes} == biases
 
 
 @pytest.mark.slow

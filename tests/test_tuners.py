@@ -69,7 +69,7 @@ def test_bitfit_is_the_model_with_other_biases(tiny: Any) -> None:
     }
     for name, parameter in other.named_parameters():
         if name.endswith("bias"):
-            parameter.data += changes[f"base_model.model.{name.removesuffix('bias')}bitfit_change.default"].data
+            parameter.data += changes[f"base_model.model.{name.removesuffix('bias')}bitfit_change.default.weight"].data
     with torch.no_grad():
         torch.testing.assert_close(model(ids()).logits, other(ids()).logits, atol=1e-4, rtol=1e-4)
 
@@ -87,7 +87,7 @@ def test_a_change_of_a_bias_has_the_gradient_of_the_bias(tiny: Any) -> None:
     trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     for name, parameter in plain.named_parameters():
         if name.endswith("bias"):
-            ours = trained.pop(f"base_model.model.{name.removesuffix('bias')}bitfit_change.default")
+            ours = trained.pop(f"base_model.model.{name.removesuffix('bias')}bitfit_change.default.weight")
             torch.testing.assert_close(ours, parameter.grad, atol=1e-5, rtol=1e-4)
     assert not trained
 
@@ -136,7 +136,7 @@ def test_merging_biases_and_taking_them_out_again(tiny: Any) -> None:
         torch.testing.assert_close(model(ids()).logits, before, atol=1e-4, rtol=1e-4)
         model.unmerge_adapter()
         torch.testing.assert_close(model(ids()).logits, before, atol=1e-4, rtol=1e-4)
-        model.base_model.model.transformer.ln_f.bitfit_change["default"][0] = float("nan")
+        model.base_model.model.transformer.ln_f.bitfit_change["default"].weight[0] = float("nan")
         with pytest.raises(ValueError, match="not finite"):
             model.merge_adapter(safe_merge=True)
 
@@ -188,3 +188,32 @@ def test_adapters_in_a_wider_type_leave_the_type_of_the_base(tiny: Any) -> None:
         model = module.build(module.Options()).apply(small, "language")
         assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
         assert model(ids()).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["additive_bias", "bitfit", "bottleneck", "ia3", "lora", "prefix"])
+def test_a_reference_is_a_copy_of_what_was_trained_before(tiny: Any, scope: str) -> None:
+    """As in preference training behind a first stage; TRL's own copy leaves out IA3 and added biases."""
+    import torch
+
+    from harness import plugins, tuners
+    from harness.errors import AdapterError
+
+    module = plugins.load("training.scopes", scope)
+    model = module.build(module.Options()).apply(base(tiny, "qwen2"), "language")
+    shake(model)
+    with pytest.raises(AdapterError, match="cannot be made its copy"):
+        tuners.copy_adapter(model)
+    model.add_adapter("ref", model.peft_config["default"])
+    tuners.copy_adapter(model)
+    model.eval()
+    with torch.no_grad():
+        expected = model(ids()).logits
+        model.set_adapter("ref")
+        assert torch.equal(model(ids()).logits, expected)
+        for name, parameter in model.named_parameters():
+            if "ref" in name.split("."):
+                parameter.add_(1)
+        assert not torch.equal(model(ids()).logits, expected)
+        model.set_adapter("default")
+        assert torch.equal(model(ids()).logits, expected)

@@ -47,3 +47,21 @@ def open_adapter(model: Any, folder: Path, *, name: str = "default", trainable: 
             f"only (first: {min(differing)})"
         )
     return adapted
+
+
+def copy_adapter(model: Any, source: str = "default", target: str = "ref") -> None:
+    """Give one adapter of a `PeftModel` the values of another of the same config.
+
+    TRL adds a frozen adapter "ref" to a model that has been trained before, but copies only tensors whose names go on
+    behind the adapter's. For IA3 and added biases they do not, and its reference is silently the bare base.
+
+    Raises:
+        AdapterError: the target is not there, or is not like the source.
+    """
+    there = dict(model.named_parameters())
+    pairs = {name: ".".join(target if part == source else part for part in name.split(".")) for name in there}
+    pairs = {name: other for name, other in pairs.items() if other != name}
+    if not pairs or not set(pairs.values()) <= set(there):
+        raise AdapterError(f"adapter {target!r} has not the tensors of {source!r}, so it cannot be made its copy")
+    for name, other in pairs.items():
+        there[other].data.copy_(there[name].data)

@@ -33,6 +33,15 @@ class BitFitConfig(TunerConfig):
         self.peft_type = PeftType("BITFIT")
 
 
+class Change(nn.Module):  # type: ignore[misc]  # torch is not followed by the type checker
+    """A vector as a module: trainers that copy an adapter look for tensors below its name."""
+
+    def __init__(self, like: Any) -> None:
+        """Zeros, [features], of the type and on the device of `like`."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros_like(like))
+
+
 class BitFitLayer(TunerLayer):
     """A module with a bias, and the changes of it."""
 
@@ -40,18 +49,18 @@ class BitFitLayer(TunerLayer):
 
     def prepare(self) -> None:
         """See `TunerLayer.prepare`."""
-        self.bitfit_change = nn.ParameterDict()
+        self.bitfit_change = nn.ModuleDict()
 
     def fill(self, adapter_name: str, config: Any) -> None:
-        """See `TunerLayer.fill`; a change is a vector, [features]."""
+        """See `TunerLayer.fill`."""
         base = self.get_base_layer()
         if not isinstance(base, ADDED_LAST) or base.bias is None:
             raise ValueError(f"{type(base).__name__} has no bias that a change could be added to")
-        self.bitfit_change[adapter_name] = nn.Parameter(torch.zeros_like(base.bias))
+        self.bitfit_change[adapter_name] = Change(base.bias)
 
     def change(self, adapter_name: str, output: Any) -> Any:
         """See `TunerLayer.change`; a change may be kept in a wider type than the base computes in."""
-        return (output + self.bitfit_change[adapter_name]).to(output.dtype)
+        return (output + self.bitfit_change[adapter_name].weight).to(output.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the change to the base's bias; `safe_merge` refuses one that is not finite."""
@@ -59,7 +68,7 @@ class BitFitLayer(TunerLayer):
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.bitfit_change:
                 continue
-            merged = bias.data + self.bitfit_change[name].data
+            merged = bias.data + self.bitfit_change[name].weight.data
             if safe_merge and not torch.isfinite(merged).all():
                 raise ValueError(f"the biases of adapter {name} are not finite")
             bias.data = merged.to(bias.dtype)
@@ -69,7 +78,7 @@ class BitFitLayer(TunerLayer):
         """Take the change away again, up to rounding."""
         bias = self.get_base_layer().bias
         while self.merged_adapters:
-            bias.data = (bias.data - self.bitfit_change[self.merged_adapters.pop()].data).to(bias.dtype)
+            bias.data = (bias.data - self.bitfit_change[self.merged_adapters.pop()].weight.data).to(bias.dtype)
 
 
 class BitFitModel(Tuner):
