@@ -249,7 +249,9 @@ def test_every_parameter_of_a_full_model_and_every_bias_of_bitfit_is_trained(tra
     assert trained(Case("gpt2", "full", r".*")).names == everything
     biases = {n for n in everything if n.endswith("bias")}
     changes = trained(next(c for c in CASES if (c.family, c.scope, c.options) == ("gpt2", "bitfit", ()))).names
-    assert {n.removeprefix("base_model.model.").replace("bitfit_change.default.weight", "bias") for n in changes} == biases
+    assert {
+        n.removeprefix("base_model.model.").replace("bitfit_change.default.weight", "bias") for n in changes
+    } == biases
 
 
 @pytest.mark.slow
@@ -449,7 +451,7 @@ def test_an_unfinished_or_foreign_adapter_is_no_start(trained: Trainings, tmp_pa
         scope.resume(load(done.base), folder, "language")
     with pytest.raises(AdapterError, match="cannot be put on"):
         scope.resume(load(trained.tiny.model("gpt2")), done.folder, "language")
-    with pytest.raises(AdapterError, match="no prompt that scope prompt could go on from"):
+    with pytest.raises(AdapterError, match="no prompt that a training could go on from"):
         build("prompt").resume(load(done.base), done.folder, "language")
 
 
@@ -478,3 +480,19 @@ def test_an_adapter_that_a_trainer_put_beside_ours_is_not_saved(trained: Trainin
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
+
+
+@pytest.mark.slow
+@by_id(ADAPTERS)
+def test_a_trainers_checkpoint_loads_back_into_the_model(case: Case, trained: Trainings, tmp_path: Path) -> None:
+    """As for resuming, and for the best model at the end: by peft's own save_pretrained and load_adapter."""
+    import torch
+
+    done = trained(case)
+    model = build(case.scope, **dict(case.options)).resume(load(done.base, case.scope), done.folder, "language")
+    model.save_pretrained(tmp_path)
+    steps(model)
+    assert not torch.equal(logits(model), done.logits)
+    model.load_adapter(tmp_path, "default", is_trainable=True)
+    assert torch.equal(logits(model), done.logits)
+    assert names(model) == done.names

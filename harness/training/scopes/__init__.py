@@ -81,7 +81,8 @@ class Scope(Protocol):
     def save(self, model: Any, folder: Path) -> None:
         """Write what was trained, as safetensors, so that a fresh process answers identically with it.
 
-        With head "classes" a `classifier.json` names the classes. The tokenizer is the caller's to save.
+        With head "classes" the classes are named beside it, in a `classifier.json` or in a checkpoint's own config.
+        The tokenizer is the caller's to save.
         """
         ...
 

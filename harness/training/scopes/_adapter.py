@@ -24,7 +24,7 @@ from harness.training.scopes._models import (
 
 ALL_HEADS: frozenset[Head] = frozenset({"language", "reward", "classes"})
 TASKS: Mapping[Head, str] = {"language": "CAUSAL_LM", "reward": "SEQ_CLS", "classes": "SEQ_CLS"}
-_ADAPTER = "default"
+ADAPTER = "default"
 
 Configure = Callable[[Any, Mapping[str, Any]], Any]
 """(model or its skeleton, what every PEFT config of this model says) → the method's PEFT config."""
@@ -69,7 +69,7 @@ class AdapterScope:
         if head != "language":
             common["modules_to_save"] = [n for n in _classes.head_modules(model) if n not in ("classifier", "score")]
         with quietly():
-            adapted = get_peft_model(model, self.configure(model, common), adapter_name=_ADAPTER)
+            adapted = get_peft_model(model, self.configure(model, common), adapter_name=ADAPTER)
         return self._checked(adapted)
 
     def resume(self, model: Any, folder: Path, head: Head) -> Any:
@@ -80,12 +80,12 @@ class AdapterScope:
         """
         self._prepare(model, head)
         with quietly():
-            return self._checked(tuners.open_adapter(model, folder, name=_ADAPTER, trainable=True))
+            return self._checked(tuners.open_adapter(model, folder, name=ADAPTER, trainable=True))
 
     def save(self, model: Any, folder: Path) -> None:
         """See `Scope.save`: our adapter alone, as a trainer may have put others (DPO's reference) beside it."""
-        model.save_pretrained(str(folder), safe_serialization=True, selected_adapters=[_ADAPTER])
-        if model.peft_config[_ADAPTER].task_type == "SEQ_CLS" and model.config.num_labels > 1:
+        model.save_pretrained(str(folder), safe_serialization=True, selected_adapters=[ADAPTER])
+        if model.peft_config[ADAPTER].task_type == "SEQ_CLS" and model.config.num_labels > 1:
             _classes.write(folder, "adapter", _classes.names_of(model.config))
 
     def _prepare(self, model: Any, head: Head) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from harness.errors import AdapterError, ConfigError
 from harness.training.scopes import Head, Traits
-from harness.training.scopes._adapter import AdapterScope, ScopeOptions
+from harness.training.scopes._adapter import ADAPTER, AdapterScope, ScopeOptions
 from harness.training.scopes._models import reason, refuse_encoder_decoder
 
 ENCODER = "prompt_encoder.safetensors"
@@ -45,27 +45,17 @@ class PromptScope:
     def apply(self, model: Any, head: Head) -> Any:
         """See `Scope.apply`."""
         _need_generator(model.config, self.name)
-        return self.inner.apply(model, head)
+        return _keeping_the_network(self.inner.apply(model, head))
 
     def resume(self, model: Any, folder: Path, head: Head) -> Any:
         """See `Scope.resume`; the network is made as the options say and filled from the folder."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         adapted = self.apply(model, head)
-        try:
-            _encoder(adapted).load_state_dict(load_file(folder / ENCODER))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise AdapterError(f"{folder} holds no prompt that scope {self.name} could go on from: {error}") from error
+        _fill(adapted.prompt_encoder[ADAPTER], folder)
         return adapted
 
     def save(self, model: Any, folder: Path) -> None:
         """See `Scope.save`."""
-        from safetensors.torch import save_file
-
         self.inner.save(model, folder)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in _encoder(model).state_dict().items()}
-        save_file(state, folder / ENCODER)
 
 
 def prompt_scope(
@@ -78,8 +68,39 @@ def prompt_scope(
     return PromptScope(inner, name, traits, arguments=dict(arguments or {}), defaults={"learning_rate": learning_rate})
 
 
-def _encoder(model: Any) -> Any:
-    return model.prompt_encoder["default"]
+def _keeping_the_network(model: Any) -> Any:
+    """The model saving the network wherever it is saved, a trainer's checkpoints included, and loading it again.
+
+    PEFT would load the virtual tokens of a checkpoint into the network's input, and go on with wrong ones.
+    """
+    from safetensors.torch import save_file
+
+    class NetworkKept(type(model)):  # type: ignore[misc]  # peft is not followed by the type checker
+        def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+            super().save_pretrained(save_directory, *args, **kwargs)
+            for name, encoder in self.prompt_encoder.items():
+                folder = Path(save_directory) if name == ADAPTER else Path(save_directory) / name  # as PEFT lays out
+                state = {key: tensor.detach().cpu().contiguous() for key, tensor in encoder.state_dict().items()}
+                if folder.is_dir():
+                    save_file(state, folder / ENCODER)
+
+        def load_adapter(self, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+            if adapter_name not in self.peft_config:
+                super().load_adapter(model_id, adapter_name, *args, **kwargs)
+            _fill(self.prompt_encoder[adapter_name], Path(model_id))
+
+    model.__class__ = NetworkKept  # not a method of the instance, which a deep copy would share with the original
+    return model
+
+
+def _fill(encoder: Any, folder: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        encoder.load_state_dict(load_file(folder / ENCODER))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise AdapterError(f"{folder} holds no prompt that a training could go on from: {error}") from error
 
 
 def _need_generator(config: Any, scope: str) -> None:
