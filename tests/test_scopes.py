@@ -415,13 +415,15 @@ def test_biases_that_a_change_cannot_be_added_to_are_named() -> None:
 
 @pytest.mark.slow
 def test_layers_of_unknown_names_have_to_be_named(tiny: Any) -> None:
-    from transformers import GPT2Config, MambaConfig, MixtralConfig, T5Config
+    from transformers import GPT2Config, MambaConfig, MixtralConfig, PreTrainedConfig, T5Config
 
     assert "scope bitfit" in (build("additive_bias").refusal(GPT2Config()) or "")
     experts = MixtralConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     assert "0 MLPs in the 1 layers" in (build("bottleneck").refusal(experts) or "")
     assert build("bottleneck", targets=["o_proj"]).refusal(experts) is None
     assert "name them with targets" in (build("ia3").refusal(MambaConfig(num_hidden_layers=1)) or "")
+    for name in set(NAMES) - set(PROMPTS):  # a model with code of its own shows when it is loaded
+        assert build(name).refusal(PreTrainedConfig()) is None, name
     for name in NAMES:
         assert "encoder-decoder" in (build(name).refusal(T5Config(num_layers=1)) or ""), name
 

@@ -57,7 +57,7 @@ class AdapterScope:
 
     def refusal(self, config: Any) -> str | None:
         """See `Scope.refusal`: the method is configured for the model without its weights."""
-        return reason(lambda: self.configure(skeleton(config), {}))
+        return reason(lambda: self._try(skeleton(config)))
 
     def apply(self, model: Any, head: Head) -> Any:
         """See `Scope.apply`: a `PeftModel` with one adapter, which changes nothing yet."""
@@ -87,6 +87,11 @@ class AdapterScope:
         model.save_pretrained(str(folder), safe_serialization=True, selected_adapters=[ADAPTER])
         if model.peft_config[ADAPTER].task_type == "SEQ_CLS" and model.config.num_labels > 1:
             _classes.write(folder, "adapter", _classes.names_of(model.config))
+
+    def _try(self, model: Any) -> None:
+        if model is not None:  # else what does not fit shows when the model has been loaded
+            tuners.register()
+            self.configure(model, {})
 
     def _prepare(self, model: Any, head: Head) -> None:
         tuners.register()

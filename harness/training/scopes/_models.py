@@ -13,6 +13,8 @@ from harness.subjects._weights import _keep_trainable
 def skeleton(config: Any) -> Any:
     """The backbone of a transformers config without its weights, for looking at names and kinds of modules.
 
+    None for a model that only its own code can lay out.
+
     Raises:
         ConfigError: an encoder-decoder, which nothing here trains.
     """
@@ -20,8 +22,11 @@ def skeleton(config: Any) -> Any:
     from transformers import AutoModel
 
     refuse_encoder_decoder(config)
-    with torch.device("meta"):
-        return AutoModel.from_config(config)
+    try:
+        with torch.device("meta"):
+            return AutoModel.from_config(config)
+    except (ValueError, ImportError):
+        return None
 
 
 def refuse_encoder_decoder(config: Any) -> None:

@@ -59,7 +59,7 @@ class PromptScope:
 
 
 def prompt_scope(
-    name: str, learning_rate: float, config: Callable[[], Any], arguments: Mapping[str, Any] | None = None
+    name: str, learning_rate: float, config: Callable[..., Any], arguments: Mapping[str, Any] | None = None
 ) -> PromptScope:
     """A scope from a function that makes PEFT's config when it is wanted."""
     # As a classifier reads the last token by its position in the text, which virtual tokens shift: language only.

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from harness.errors import ConfigError, DataError
+from harness import plugins
+from harness.errors import ConfigError, DataError, PluginError
 from harness.subjects import _classes, _features
 from harness.subjects._features import Array, FittedClassifier
 from harness.training.scopes import Head, Share, Traits
@@ -51,7 +52,10 @@ class FeatureClassifier:
     def fit(self, texts: Sequence[str], labels: Sequence[str], tokenizer: Any, seed: int = 0) -> None:
         """See `Fitted.fit`; what was fitted before is replaced."""
         folds = _folds(labels, self._options.classifier)
-        pipeline = _estimator(self._options, folds, seed)
+        try:
+            pipeline = _estimator(self._options, folds, seed)
+        except ImportError as error:
+            raise PluginError(plugins.missing_extra("scope features", error)) from error
         pipeline.fit(self.vectors(texts, tokenizer), np.asarray(labels))
         self.classes = tuple(str(name) for name in pipeline.classes_)
         self.classifier = FittedClassifier(self._options.classifier, _numbers(pipeline))
