@@ -174,6 +174,24 @@ def test_an_adapter_that_fails_to_load_leaves_nothing_behind(bench: Bench, tmp_p
     assert layers(subjects[0]) == names
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_adapter_whose_file_lacks_a_tensor_is_refused(bench: Bench, tmp_path: Path, others: int) -> None:
+    from safetensors.torch import load_file, save_file
+
+    partial = tmp_path / "partial"
+    shutil.copytree(bench.tiny.adapter(), partial)
+    tensors = load_file(partial / "adapter_model.safetensors")
+    del tensors[next(name for name in tensors if "lora_A" in name)]  # PEFT keeps its own random start instead
+    save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+    expected = bench.alone()
+    base = bench.subject()
+    held = [bench.subject(bench.tiny.adapter(seed=5)) for _ in range(others)]
+    with pytest.raises(AdapterError, match=r"1 tensors are missing .*lora_A"):
+        bench.subject(partial)
+    assert answers(base) == expected
+    assert [answers(subject) for subject in held] == [bench.alone(bench.tiny.adapter(seed=5))] * others
+
+
 @pytest.mark.parametrize("method", ["tokens", "head"])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("foreseen", [True, False])

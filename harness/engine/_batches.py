@@ -50,6 +50,7 @@ def attempt(batch: Sequence[Item], run: Callable[[Sequence[Item]], Result]) -> R
 
 
 def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: the machine's failure, not that of what was being computed or loaded."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 

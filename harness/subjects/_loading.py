@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.engine._batches import out_of_memory
 from harness.errors import InfrastructureError, SubjectError
 
 
@@ -52,7 +53,7 @@ def load_base(spec: WeightsSpec) -> Any:
         raise
     except Exception as error:  # safetensors, tokenizers and a model's own code raise errors of their own
         raise _said(spec, error) from error
-    _keep_trainable(model)
+    keep_trainable(model)
     return model.eval()
 
 
@@ -60,13 +61,6 @@ def _refuse_missing(folder: Path, missing: Sequence[str]) -> None:
     """transformers fills what a checkpoint lacks with random numbers, and says so in a warning only."""
     if missing:
         raise SubjectError(f"{folder}: {len(missing)} weights are missing in its files (first: {missing[0]})")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: the machine's failure, not that of what was being loaded."""
-    # CUDA raises torch.OutOfMemoryError, Apple's MPS and the CPU allocator a RuntimeError with these words.
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
 
 
 def _said(spec: WeightsSpec, error: Exception) -> InfrastructureError:
@@ -101,7 +95,7 @@ def _quantization(spec: WeightsSpec) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": spec.device}}
 
 
-def _keep_trainable(model: Any) -> None:
+def keep_trainable(model: Any) -> None:
     """Stop 4-bit layers from repacking themselves on CPUs with AVX512-BF16.
 
     The repacked kernel has no gradient, so a later training step on the same weights would silently compute wrong

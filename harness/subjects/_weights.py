@@ -24,9 +24,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness import tuners
+from harness.engine._batches import out_of_memory
 from harness.errors import AdapterError, InfrastructureError, SubjectError
 from harness.subjects import _files
-from harness.subjects._loading import WeightsSpec, load_base, out_of_memory
+from harness.subjects._loading import WeightsSpec, load_base
 from harness.subjects._snapshot import Snapshot, probe, same_bits
 
 _HARMLESS_STARTS = ("gaussian", "orthogonal", "eva")
@@ -149,6 +151,7 @@ class Weights:
         """
         from peft import PeftModel
 
+        tuners.register()
         # No name is used twice: where PEFT has a slot of that name, it keeps the settings that the slot was made with.
         name, folder = f"adapter{next(self._numbers)}", str(adapter.folder)
         try:
@@ -156,6 +159,9 @@ class Weights:
                 self._peft = PeftModel.from_pretrained(self.base, folder, adapter_name=name)
             else:
                 self._peft.load_adapter(folder, adapter_name=name, is_trainable=False)
+            tuners.refuse_incomplete(self._peft, name, adapter.folder)
+        except AdapterError:
+            raise
         except Exception as error:
             if out_of_memory(error):
                 raise InfrastructureError(f"{folder}: memory ran out while it was loaded: {error}") from error
