@@ -27,10 +27,9 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
     return parts
 
 
-def weighted(available: Sequence[int], weights: Sequence[float], most: int | None = None) -> list[int]:
-    """The largest mixture with the shares of `weights` that takes no row twice, of at most `most` rows in all."""
+def weighted(available: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """How many rows of each source make a mixture with the shares of `weights`, as large as the scarcest one allows."""
     total = min(int(count * sum(weights) / weight + 1e-9) for count, weight in zip(available, weights, strict=True))
-    total = min(total, sum(available), total if most is None else most)
     parts = apportion(total, weights)
     while any(part > count for part, count in zip(parts, available, strict=True)):  # a remainder went past the end
         total -= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.errors import DataError
 from harness.training.data import mixing, rows, splitting
 from harness.training.data.report import DataReport
 from harness.training.data.rows import Item
@@ -38,6 +39,10 @@ class Selection:
         count = len(self._section.train)
         if self._section.mixture == "as-is":
             return [i for source in self._by_source[:count] for i in source]
+        for source, indexes in zip(self._report.sources[:count], self._by_source, strict=False):
+            if not indexes:
+                text = f"{source.name}: no row of it is left, and a weighted mixture needs rows of every source"
+                raise DataError(f"{text}:\n{self._report.text()}")
         parts = mixing.weighted([len(r) for r in self._by_source[:count]], [s.weight for s in self._section.train])
         drawn = zip(self._ordered(range(count)), parts, strict=True)
         return sorted(i for pool, part in drawn for i in pool[:part])
