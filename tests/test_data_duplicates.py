@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,6 +97,13 @@ def test_most_pairs_right_at_the_threshold_are_found() -> None:
 def test_many_copies_and_many_different_rows_of_one_band_take_no_square_time() -> None:
     copies = clusters(20_000, lambda i: f"the same text in all of them but for the last number {i % 2}", 0.5)
     assert set(copies) == {0}
+
+
+def test_a_row_that_joined_a_cluster_is_compared_with_the_rest_of_its_band() -> None:
+    signatures = np.zeros((5, 128), dtype=np.uint32)
+    pool = duplicates._Pool(5)
+    duplicates._unite(np.arange(5), signatures, 0.7, lambda a, b: abs(a - b) == 1 and {a, b} != {2, 3}, pool)
+    assert pool.roots() == [0, 0, 0, 3, 3]
 
 
 def test_a_row_without_words_is_alone() -> None:
