@@ -24,7 +24,9 @@ def own_answers(folder: Path, base: Path, *, n: int = N, suites: Sequence[str] =
         prompts = [f"{name} {i} + {i + number} =" for i in range(n)]
         asked = [Generate(prompt, max_tokens=4, until=("\n",)) for prompt in prompts]
         said = {i: output.text or "" for batch in subject.answer(asked) for i, output in batch}
-        _golden(folder, name, [{"id": f"s{i:03}", "prompt": p, "target": said[i] or "x"} for i, p in enumerate(prompts)])
+        _golden(
+            folder, name, [{"id": f"s{i:03}", "prompt": p, "target": said[i] or "x"} for i, p in enumerate(prompts)]
+        )
     document = {
         "baseline": {"kind": "local", "model": str(base)},
         "candidate": {"kind": "local", "model": str(base), "adapter": "adapter"},

@@ -77,7 +77,7 @@ def test_without_a_regression_the_weights_are_those_of_an_unguarded_training(
     for name in ("plain", "guarded"):
         model = load(base)
         guard = ForgettingGuard(gate, every=3, cost=10)
-        run = trainer(model, base, tmp_path / name, [guard] if name == "guarded" else [], learning_rate=1e-5)
+        run = trainer(model, base, tmp_path / name, [guard] if name == "guarded" else [])
         run.train()
         ends.append((weights(model), run.state.log_history[-2]["loss"]))
     assert len(guard.looks) == 4
@@ -129,9 +129,7 @@ def test_the_baseline_of_an_adapter_is_the_model_without_it(base: Path, gate: Pa
     assert equal(weights(model), start)
 
 
-def test_the_baseline_is_asked_once_for_all_trainings_of_the_same_start(
-    base: Path, gate: Path, tmp_path: Path
-) -> None:
+def test_the_baseline_is_asked_once_for_all_trainings_of_the_same_start(base: Path, gate: Path, tmp_path: Path) -> None:
     from harness.training import ForgettingGuard
 
     asked = []
@@ -187,8 +185,7 @@ def test_it_looks_where_the_trainer_evaluates_and_keeps_the_lowest_validation_lo
     when = {"eval_steps": 4} if strategy == "steps" else {"num_train_epochs": 3, "max_steps": -1}
     guard = ForgettingGuard(gate, cost=10)
     run = trainer(
-        load(base), base, tmp_path / "out", [guard], data=data, eval_dataset=data[:4], eval_strategy=strategy,
-        learning_rate=1e-5, **when,
+        load(base), base, tmp_path / "out", [guard], data=data, eval_dataset=data[:4], eval_strategy=strategy, **when,
     )  # fmt: skip
     run.train()
     validated = {line["step"]: line["eval_loss"] for line in run.state.log_history if "eval_loss" in line}
@@ -227,9 +224,7 @@ def test_a_resumed_training_asks_no_baseline_and_keeps_to_its_plan(base: Path, g
         lost.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
 
 
-def test_the_gates_own_baseline_can_be_held_against_a_later_stage(
-    base: Path, gate: Path, tmp_path: Path
-) -> None:
+def test_the_gates_own_baseline_can_be_held_against_a_later_stage(base: Path, gate: Path, tmp_path: Path) -> None:
     """A full training that goes on from forgetful weights: against its own start nothing is lost, against the base all."""
     from harness.training import ForgettingGuard
 

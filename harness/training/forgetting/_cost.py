@@ -59,7 +59,7 @@ def step_cost(model: Any) -> float:
     """Forward passes that training on one token costs; see the module."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     share = sum(n for n, moves in sizes if moves) / max(1, sum(n for n, _ in sizes))
-    return 2.0 + float(share) + (1.0 if getattr(model, "is_gradient_checkpointing", False) else 0.0)
+    return 2.0 + float(share) + (1.0 if getattr(model, "is_activation_checkpointing", False) else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
