@@ -1,4 +1,4 @@
-"""`ForgettingGuard` in real trainings of a tiny model: it stops what forgets, and nothing else can tell it was there."""
+"""`ForgettingGuard` in trainings of a tiny model: it stops what forgets, and nothing else can tell it was there."""
 
 from __future__ import annotations
 
@@ -63,9 +63,37 @@ def test_real_forgetting_ends_the_training_with_the_last_weights_that_had_not_re
     assert not equal(seen.at[6], seen.at[8])
     lines = log(tmp_path / "out")
     assert [line["event"] for line in lines] == ["begin", "look", "look", "look", "look", "end"]
-    assert lines[-1]["regressed_at"] == 8
     assert lines[-1]["restored"] == 6
     assert lines[-2]["regressed"] == ["own/exact_match"]
+
+
+def test_with_patience_a_lost_skill_may_come_back(base: Path, gate: Path, tmp_path: Path) -> None:
+    from transformers import TrainerCallback
+
+    from harness.training import ForgettingGuard
+
+    class Lose(TrainerCallback):
+        """Loses everything after step 2, and finds it again after the step `back`."""
+
+        def __init__(self, back: int) -> None:
+            self.back = back
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step in (2, self.back):
+                for layer in given["model"].model.layers:
+                    layer.mlp.down_proj.weight.data.mul_(-1)
+
+    ends = {}
+    for back in (4, 100):
+        model, seen = load(base), recorder()
+        guard = ForgettingGuard(gate, every=1, cost=10, patience=3)
+        run = trainer(model, base, tmp_path / str(back), [Lose(back), seen, guard], max_steps=6)
+        run.train()
+        ends[back] = [bool(look.regressed) for look in guard.looks]
+        assert equal(weights(model), seen.at[6 if back == 4 else guard.kept_step])
+    assert ends[4] == [False, False, True, True, False, False]
+    assert ends[100] == [False, False, True, True, True]
+    assert guard.kept_step in (1, 2)
 
 
 def test_without_a_regression_the_weights_are_those_of_an_unguarded_training(
@@ -127,6 +155,27 @@ def test_the_baseline_of_an_adapter_is_the_model_without_it(base: Path, gate: Pa
     assert guard.regressed is not None
     assert guard.kept_step == 0
     assert equal(weights(model), start)
+
+
+@pytest.mark.parametrize("method", ["dora", "ia3", "prefix", "prompt", "p_tuning"])
+def test_every_kind_of_adapter_is_looked_at_and_left_as_it_was(
+    base: Path, gate: Path, tmp_path: Path, method: str
+) -> None:
+    from peft import get_peft_model
+
+    from harness.training import ForgettingGuard
+    from tests.tiny_models import _peft_config
+
+    ends, guard = [], ForgettingGuard(gate, every=1, cost=100, patience=100)
+    for callbacks in ([], [guard]):
+        model = get_peft_model(load(base), _peft_config(method, base))
+        trainer(model, base, tmp_path / "out", callbacks, max_steps=2).train()
+        ends.append(weights(model))
+    assert len(guard.looks) == 2
+    assert guard.looks[0].comparisons[0].n_failed == 0
+    if method in ("dora", "ia3"):  # which start as no change; virtual tokens are a change from the start
+        assert guard.looks[0].clear
+        assert equal(*ends)
 
 
 def test_the_baseline_is_asked_once_for_all_trainings_of_the_same_start(base: Path, gate: Path, tmp_path: Path) -> None:
@@ -214,9 +263,15 @@ def test_a_resumed_training_asks_no_baseline_and_keeps_to_its_plan(base: Path, g
     begins = [line for line in log(tmp_path / "out") if line["event"] == "begin"]
     assert [line["step"] for line in begins] == [0, 4]
     assert begins[1]["baseline_tokens"] == 0
-    assert guards[1]._plan == guards[0]._plan
+    assert guards[1]._session._plan == guards[0]._session._plan
     assert guards[1].looks[-1].comparisons[0].n_failed == 0
 
+    (tmp_path / "out" / "forgetting-guard" / "state.json").rename(tmp_path / "state.json")
+    unwatched = trainer(load(base), base, tmp_path / "out", [ForgettingGuard(gate, every=2)], **settings)
+    with pytest.raises(ConfigError, match="began without ForgettingGuard"):
+        unwatched.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+
+    (tmp_path / "state.json").rename(tmp_path / "out" / "forgetting-guard" / "state.json")
     for file in (tmp_path / ".harness-cache").iterdir():
         file.unlink()
     lost = trainer(load(base), base, tmp_path / "out", [ForgettingGuard(gate, every=2)], **settings)
@@ -225,7 +280,7 @@ def test_a_resumed_training_asks_no_baseline_and_keeps_to_its_plan(base: Path, g
 
 
 def test_the_gates_own_baseline_can_be_held_against_a_later_stage(base: Path, gate: Path, tmp_path: Path) -> None:
-    """A full training that goes on from forgetful weights: against its own start nothing is lost, against the base all."""
+    """A full training that goes on from forgetful weights: nothing is lost since its own start, all since the base."""
     from harness.training import ForgettingGuard
 
     found = {}
@@ -245,7 +300,7 @@ def test_mixed_precision_asks_under_the_trainers_autocast(base: Path, gate: Path
     model = load(base)
     guard = ForgettingGuard(gate, every=2, cost=10)
     trainer(model, base, tmp_path / "out", [guard], max_steps=2, bf16=True).train()
-    assert guard._asking.dtype == "bfloat16"
+    assert guard._session._asking.dtype == "bfloat16"
     assert guard.looks[0].comparisons[0].difference == pytest.approx(0.0, abs=0.1)
     assert next(model.parameters()).dtype.itemsize == 4
 
@@ -289,3 +344,41 @@ def test_a_gate_with_nothing_to_look_at_is_refused_where_the_guard_is_made(gate:
     gate.write_text(yaml.safe_dump(document), encoding="utf-8")
     with pytest.raises(ConfigError, match="nothing that ForgettingGuard could look at"):
         ForgettingGuard(gate)
+
+
+def test_a_four_bit_base_is_looked_at_without_harm_to_its_gradients(base: Path, gate: Path, tmp_path: Path) -> None:
+    """On some CPUs bitsandbytes repacks 4-bit weights at the first evaluation, and later gradients are wrong."""
+    pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
+    import torch
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
+
+    from harness.training import ForgettingGuard
+
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    guard, ends = ForgettingGuard(gate, every=1, cost=10), []
+    for callbacks in ([], [guard]):
+        set_seed(1)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            base, quantization_config=quantization, device_map={"": "cpu"}, dtype=torch.float32
+        )
+        model = lora(prepare_model_for_kbit_training(loaded), lora_dropout=0.1)
+        trainer(model, base, tmp_path / "out", callbacks, max_steps=3).train()
+        ends.append(weights(model))
+    assert [look.clear for look in guard.looks] == [True] * 3
+    # Nor is a layer left in the state in which it would repack itself.
+    assert not any(getattr(m, "support_avx512bf16_for_cpu", False) for m in model.modules())
+    assert equal(*ends)
+
+
+def test_naming_the_guard_is_what_loads_transformers() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, harness.training, harness.training.forgetting, harness.training.forgetting.axolotl;"
+        "assert 'transformers' not in sys.modules;"
+        "from harness.training import ForgettingGuard;"
+        "assert 'transformers' in sys.modules and 'trl' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

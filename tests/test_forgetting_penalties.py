@@ -347,5 +347,5 @@ def test_rows_that_say_nothing_are_refused(base: Path, tmp_path: Path) -> None:
     assert ids[-len(scored) :] == scored
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     assert encode({"messages": talk}, tokenizer, where="")[0]
-    both, labels = encode({"prompt": talk[:1], "completion": talk[1:]}, tokenizer, where="")
+    _, labels = encode({"prompt": talk[:1], "completion": talk[1:]}, tokenizer, where="")
     assert tokenizer.decode([i for i in labels if i != -100]).strip() == "Ho"

@@ -68,10 +68,8 @@ class Look:
         return not self.regressed and not any(c.reason for c in self.comparisons)
 
     def as_json(self) -> dict[str, Any]:
-        """One line of the log."""
+        """What the log says besides the step."""
         return {
-            "event": "look",
-            "step": self.step,
             "regressed": [c.label for c in self.regressed],
             "clear": self.clear,
             "samples": self.samples,
@@ -144,8 +142,8 @@ class Watch:
     def expected_cost(self, subject: Subject, encode: Callable[[str], Sequence[int]]) -> float:
         """Tokens that a look at all of its samples is expected to forward.
 
-        What prompts begin with alike is computed once, as the fast engine does it; answers are as long as the
-        baseline's.
+        What prompts begin with alike is computed once, as the fast engine does it. An answer is taken to be as long as
+        the baseline's and to differ from it: the draft is verified in vain, then the answer is written.
         """
         prompts, written = [], 0
         for suite, samples in self.asked:
@@ -153,7 +151,7 @@ class Watch:
                 requests = suite.requests(sample, subject)
                 prompts += [tuple(encode(_text(request, subject))) for request in requests]
                 answers = zip(requests, self.baseline[suite.name][sample.id], strict=True)
-                written += sum(answer.tokens for request, answer in answers if isinstance(request, Generate))
+                written += 2 * sum(answer.tokens for request, answer in answers if isinstance(request, Generate))
         return float(_distinct_tokens(prompts) + written)
 
     def look(
