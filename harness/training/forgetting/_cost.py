@@ -85,14 +85,20 @@ def plan_looks(points: int, samples: int, full: float, budget: float, *, smalles
         smallest: samples below which a look could not show even a skill that is lost altogether; a look that is made
             smaller keeps a multiple of it.
     """
-    affordable = budget / full if full else math.inf
-    looks = min(points, max(int(min(affordable, points)), min(FEWEST_LOOKS, points)))
-    size = min(samples, int(samples * min(1.0, affordable / looks))) if looks else 0
-    size = size if size == samples else size // smallest * smallest
-    if looks and size < min(smallest, samples):
-        size = min(smallest, samples)
-        looks = min(points, int(affordable * samples / size))
-    if looks < 1:
+    affordable = min(float(points), budget / full) if full else float(points)
+    wanted = min(points, max(int(affordable), FEWEST_LOOKS))
+    found = _spread(points, wanted, samples, affordable, smallest)
+    if found is None:  # fewer than wanted then, of the smallest size
+        found = _spread(points, int(affordable * samples / smallest), samples, affordable, smallest)
+    return found
+
+
+def _spread(points: int, wanted: int, samples: int, affordable: float, smallest: int) -> LookPlan | None:
+    """About `wanted` looks at equal distances, as large as can be paid; None if that is smaller than `smallest`."""
+    if wanted < 1 or points < 1:
         return None
-    stride = math.ceil(points / looks)
-    return LookPlan(stride, points // stride, size)
+    stride = math.ceil(points / min(wanted, points))
+    looks = points // stride
+    size = min(samples, int(samples * affordable / looks))
+    size = size if size == samples else size // smallest * smallest
+    return LookPlan(stride, looks, size) if size >= min(smallest, samples) else None

@@ -50,7 +50,7 @@ class Asking:
         options = _options(loaded)
         tokenizer = copy.deepcopy(_tokenizer(processing))
         if options.chat_template is not None:
-            tokenizer.chat_template = (loaded.folder / options.chat_template).read_text(encoding="utf-8")
+            tokenizer.chat_template = _template(loaded.folder / options.chat_template)
         first = next(model.parameters())
         mixed = "bfloat16" if getattr(args, "bf16", False) else "float16" if getattr(args, "fp16", False) else ""
         dtype = mixed or str(getattr(model, "dtype", first.dtype)).removeprefix("torch.")
@@ -199,6 +199,13 @@ def _tokenizer(processing: Any) -> Any:
     if tokenizer is None or not hasattr(tokenizer, "encode"):
         raise ConfigError("ForgettingGuard needs the trainer's tokenizer: give the trainer processing_class=tokenizer")
     return tokenizer
+
+
+def _template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"chat template {path} cannot be read: {error}") from error
 
 
 def _digest(tokenizer: Any) -> str:

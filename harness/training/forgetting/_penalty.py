@@ -22,7 +22,7 @@ from harness.training.forgetting._kept import read_tensors, write_tensors
 from harness.training.forgetting._model import refuse_sharded
 from harness.training.forgetting._terms import Term, terms_of
 
-_IN_BACKWARD = ("lomo", "layerwise", "apollo_adamw_layerwise")
+_IN_BACKWARD = ("lomo", "layerwise")
 
 
 class Penalty(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by the type checker

@@ -57,12 +57,12 @@ class ForgettingGuardPlugin(BasePlugin):  # type: ignore[misc]  # a class of ano
         Raises:
             ConfigError: the plugin is named but not told which gate.
         """
-        from harness.training.forgetting.guard import ForgettingGuard
-
         given = cfg.get("forgetting_guard")
         if not given:
             raise ConfigError(
                 f"axolotl's YAML names the plugin {_PLUGIN} but has no `forgetting_guard: {{gate: FILE}}`"
             )
         keys = given if isinstance(given, GuardKeys) else GuardKeys.model_validate(dict(given))
+        from harness.training.forgetting.guard import ForgettingGuard  # loads transformers
+
         return [ForgettingGuard(Path(keys.gate), every=keys.every, samples=keys.samples, cost=keys.cost)]

@@ -39,7 +39,6 @@ class StopOnNaN(TrainerCallback):  # type: ignore[misc]  # transformers is not f
         """Nothing is copied yet: the first step shows whether the start is good."""
         refuse_sharded(args, given["model"], "StopOnNaN")
         self._kept = KeptWeights(Path(args.output_dir) / "last-good.safetensors")
-        self._model = given["model"]
         self._steps = self._every or max(1, math.ceil(state.max_steps / _COPIES))
         self._taken: int | None = None
         self.stopped_at, self._bad = None, 0
