@@ -159,24 +159,12 @@ class LocalSubject:
         self._foreign_drafts = 0
         self._closed = False
         self.causal = self._causal()
-        self.chat_fingerprint = content_hash({"template": _template(tokenizer), "special": _special_tokens(tokenizer)})
+        self.chat_fingerprint = chat_fingerprint(tokenizer)
         self.fingerprint = content_hash(self._identity())
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """See `Subject.render_chat`; without a generation prompt the last message is left open to be continued."""
-        if not _template(self.tokenizer):
-            raise SubjectError(f"{self.name} has no chat template; give one with chat_template: FILE")
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        try:
-            text = self.tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        except Exception as error:  # a template is code of its author; jinja2 lets its exceptions through
-            raise SubjectError(f"the chat template of {self.name} refuses these messages: {error}") from error
-        return str(text)
+        return render_chat(self.tokenizer, self.name, messages, add_generation_prompt=add_generation_prompt)
 
     def answer(self, requests: Sequence[Request], drafts: Sequence[Draft | None] = ()) -> Iterator[Answers]:
         """See `Subject.answer`; a draft of another tokenizer is encoded anew from its text."""
@@ -245,8 +233,7 @@ class LocalSubject:
 
     @functools.cached_property
     def _engine(self) -> Engine:
-        engine: Engine = plugins.load("engine", self._options.engine).build(self._options.for_engine(), self.causal)
-        return engine
+        return build_engine(self._options, self.causal)
 
     def _causal(self) -> CausalModel:
         config = self._weights.base.config
@@ -289,6 +276,38 @@ class LocalSubject:
             "engine_options": {k: v for k, v in self._options.engine_options.items() if k not in _SIZES},
             "versions": _versions(self._adapter is not None, spec.quantization != "none"),
         }
+
+
+def render_chat(tokenizer: Any, name: str, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    """What the tokenizer's chat template makes of `messages`; `name` is the subject's, for an error.
+
+    Raises:
+        SubjectError: there is no template, or it refuses these messages.
+    """
+    if not _template(tokenizer):
+        raise SubjectError(f"{name} has no chat template; give one with chat_template: FILE")
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    try:
+        text = tokenizer.apply_chat_template(
+            turns,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+    except Exception as error:  # a template is code of its author; jinja2 lets its exceptions through
+        raise SubjectError(f"the chat template of {name} refuses these messages: {error}") from error
+    return str(text)
+
+
+def build_engine(options: Options, causal: CausalModel) -> Engine:
+    """The engine that the options of a local subject ask for, over a model in memory."""
+    engine: Engine = plugins.load("engine", options.engine).build(options.for_engine(), causal)
+    return engine
+
+
+def chat_fingerprint(tokenizer: Any) -> str:
+    """Hash of all that decides which text a conversation becomes."""
+    return content_hash({"template": _template(tokenizer), "special": _special_tokens(tokenizer)})
 
 
 def choose_device(wanted: str) -> str:
