@@ -34,7 +34,7 @@ from benchmarks.engine_bench.results import Spread
 from benchmarks.engine_bench.workloads import WORKLOADS, Ask, Sizes, build, mmlu, mmlu_subjects
 
 _SMALLEST = 100  # questions of MMLU's smallest subject
-SCENARIOS = ("scaling", "candidates", "early", "startup")
+SCENARIOS = ("scaling", "candidates", "early", "startup", "passes")
 SIZES = Sizes(subjects=8, items=50, truthfulqa=200, gsm8k=64, ifeval=64, new_tokens=96)
 QUICK = Sizes(subjects=3, items=8, truthfulqa=8, gsm8k=4, ifeval=4, new_tokens=16)
 
@@ -49,6 +49,7 @@ class Report:
     candidates: Mapping[str, Any] = field(default_factory=dict)
     early: Mapping[str, Any] = field(default_factory=dict)
     startup: Mapping[str, Spread | None] = field(default_factory=dict)
+    passes: Mapping[str, Spread | None] = field(default_factory=dict)
     profiles: dict[str, str] = field(default_factory=dict)
 
     def markdown(self) -> str:
@@ -63,6 +64,8 @@ class Report:
             parts += ["### Stopping early", early_table(self.early)]
         if self.startup:
             parts += ["### Start-up", startup_table(self.startup)]
+        if self.passes:
+            parts += ["### What a token costs in a pass", passes_table(self.passes)]
         parts += [f"### Where the time goes: {name}\n\n```\n{text}\n```" for name, text in self.profiles.items()]
         return "\n\n".join(parts) + "\n"
 
@@ -152,6 +155,19 @@ def startup_table(found: Mapping[str, Spread | None]) -> str:
     return tables.table(("", "seconds"), cells)
 
 
+def passes_table(found: Mapping[str, Spread | None]) -> str:
+    """Milliseconds a token, by rows and tokens of a row; what is generated has one, what is verified has more."""
+
+    def cell(rows: int, width: int) -> str:
+        took = found.get(f"{rows}x{width}")
+        return "–" if took is None else f"{took.median / (rows * width):.2f}"
+
+    header = ("ms a token (median)", *(f"{width} token{'s' if width > 1 else ''} a row" for width in scenarios.WIDTHS))
+    rows = [[f"{rows} row{'s' if rows > 1 else ''}", *(cell(rows, width) for width in scenarios.WIDTHS)]
+            for rows in scenarios.ROWS]  # fmt: skip
+    return tables.table(header, rows)
+
+
 def main() -> None:
     """Measure what was asked for; print the tables, write the JSON and the chart."""
     # As an exception, so that the process of the measurement ends too and does not disturb the next run.
@@ -182,6 +198,9 @@ def run_scenarios(
     """Those that were asked for; what is finished is saved before the next begins."""
     if "startup" in wanted.scenarios:
         report.startup = scenarios.startup(setup)
+        save(arguments, setup.ledger, report)
+    if "passes" in wanted.scenarios:
+        report.passes = scenarios.passes(setup)
         save(arguments, setup.ledger, report)
     if "candidates" in wanted.scenarios:
         shown = {name: asks[name] for name in ("mmlu", "gsm8k") if name in asks}

@@ -105,6 +105,21 @@ def test_a_ratio_is_of_one_round_and_not_of_two_medians() -> None:
     assert results.per_round(Spread((8.0,)), Spread((2.0,)), None) is None
 
 
+def test_the_prompts_share_is_taken_from_each_round_by_itself() -> None:
+    assert results.without(Spread((5.0, 9.0)), Spread((1.0, 2.0))) == Spread((4.0, 7.0))
+    assert results.without(Spread((5.0, 1.0)), Spread((1.0, 1.5))) == Spread((4.0, None))
+    assert results.without(Spread((5.0,)), None) is None
+    asks = [Ask("t/0", "generate_until", ("p", {"until": ["x"], "max_gen_toks": 64}), 0)]
+    assert workloads.one_token(asks)[0].arguments == ("p", {"until": ["x"], "max_gen_toks": 1})
+    assert asks[0].arguments[1]["max_gen_toks"] == 64
+
+
+def test_what_a_token_costs_is_shown_by_rows_and_width() -> None:
+    table = engine.passes_table({"8x4": Spread((64.0, 32.0, 96.0))})
+    line = next(line for line in table.splitlines() if line.startswith("| 8 rows"))
+    assert line == "| 8 rows | – | – | 2.00 | – | – | – |"
+
+
 def test_every_round_runs_all_with_lm_eval_in_the_middle_and_every_second_backwards() -> None:
     assert results.order(["lm-eval", "a", "b", "c", "d"], 0) == ["a", "b", "lm-eval", "c", "d"]
     assert results.order(["lm-eval", "a", "b", "c", "d"], 1) == ["d", "c", "lm-eval", "b", "a"]

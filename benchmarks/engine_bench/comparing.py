@@ -22,13 +22,15 @@ from benchmarks.engine_bench.results import (
     order,
     per_round,
     row_of,
+    without,
 )
-from benchmarks.engine_bench.workloads import GENERATION, Ask, Workload, input_rows, samples_of, some
+from benchmarks.engine_bench.workloads import GENERATION, Ask, Workload, input_rows, one_token, samples_of, some
 
 _NOTHING = {"share_prefixes": False, "trim_logits": False, "draft": False}
 
 LM_EVAL = "lm-eval, twice"
 NO_DRAFT = "ours, radix, all but drafts"
+PROMPTS = "the prompts alone"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +114,8 @@ def compare(setup: Setup, workload: Workload, asks: Sequence[Ask], chosen: Colle
         LM_EVAL: [replace(setup.job("lm-eval", [arm], asks), batch_size=best) for arm in (BASE, *candidates)],
         **{way.title: [_job(setup, workload, way, [BASE, *candidates], asks)] for way in ways},
     }
+    if workload.kind == GENERATION and NO_DRAFT in jobs:
+        jobs[PROMPTS] = [replace(job, asks=one_token(job.asks)) for job in jobs[NO_DRAFT]]
     measured = in_rounds(setup, workload.name, jobs)
     bounds = {
         way.title: tokens / unique * (2 if way.warm else 1) if workload.kind != GENERATION else None for way in ways
@@ -179,6 +183,7 @@ def table_of(
     """lm-eval's line and ours, with ratios of each round; `bounds` are the ratios that sharing allows, where known."""
     rows = {title: row_of(title, rounds, BASE, candidate) for title, rounds in measured.items()}
     theirs, undrafted = rows[LM_EVAL], rows.get(NO_DRAFT, Row(NO_DRAFT))
+    prompts = rows.pop(PROMPTS, Row(PROMPTS)).candidate_seconds
     return [
         replace(
             row,
@@ -186,6 +191,10 @@ def table_of(
             cpu_ratio=per_round(theirs.cpu_seconds, row.cpu_seconds),
             share=per_round(theirs.seconds, row.seconds, bounds.get(title)),
             drafting=per_round(undrafted.candidate_seconds, row.candidate_seconds),
+            decoding=per_round(
+                without(undrafted.candidate_seconds, prompts),
+                None if title == LM_EVAL else without(row.candidate_seconds, prompts),
+            ),
             disagreement=None if title == LM_EVAL else _gap(asks, candidate, measured[LM_EVAL], measured[title]),
         )
         for title, row in rows.items()

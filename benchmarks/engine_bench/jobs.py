@@ -24,7 +24,8 @@ BASE = "base"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`arms` are asked one after the other: (name, folder of the adapter or none). `runner` is lm-eval, ours or first.
+    """`arms` are asked one after the other: (name, folder of the adapter or none). `runner` is lm-eval, ours, first
+    or passes, which takes `shapes`, (rows, width) of passes.
 
     `warm` names arms whose outputs are put into the cache before the clock starts. `most` samples are asked at a time.
     """
@@ -45,6 +46,7 @@ class Job:
     profile: bool = False
     task: str = ""
     data: str = ""
+    shapes: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Job:
@@ -108,6 +110,7 @@ class Result:
     remarks: tuple[str, ...] = ()
     profile: str = ""
     first_seconds: float = 0.0
+    pass_ms: Mapping[str, float] = field(default_factory=dict)
     failure: str = ""
 
     @classmethod

@@ -86,6 +86,14 @@ def per_round(above: Spread | None, below: Spread | None, unit: float | None = 1
     return spread(None if a is None or b is None else a / b / unit for a, b in pairs)
 
 
+def without(whole: Spread | None, part: Spread | None) -> Spread | None:
+    """`whole` less `part`, each round by itself; nothing where no time is left."""
+    if whole is None or part is None:
+        return None
+    pairs = zip(whole.values, part.values, strict=True)
+    return spread(None if a is None or b is None or a <= b else a - b for a, b in pairs)
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """What one alternative's processes measured in one round: arms by name, the most memory, or a failure."""
@@ -108,7 +116,8 @@ class Round:
 class Row:
     """One line of a table: an alternative on a workload with one candidate, both subjects together.
 
-    `drafting` is how many times quicker the candidate is than the same engine without drafts.
+    `drafting` is how many times quicker the candidate is than the same engine without drafts, `decoding` the same when
+    the time that the prompts alone take is left out of both.
     """
 
     alternative: str
@@ -124,6 +133,7 @@ class Row:
     cpu_ratio: Spread | None = None
     share: Spread | None = None
     drafting: Spread | None = None
+    decoding: Spread | None = None
     note: str = ""
 
 

@@ -81,6 +81,18 @@ def startup(setup: Setup) -> dict[str, Spread | None]:
     return {"`harness --help`": spread(helped), **shown}
 
 
+ROWS, WIDTHS = (1, 4, 8, 16, 32, 64), (1, 2, 4, 8, 16, 32)
+
+
+def passes(setup: Setup) -> dict[str, Spread | None]:
+    """Milliseconds of a pass of the first candidate, by rows and width."""
+    shapes = tuple((rows, width) for rows in ROWS for width in WIDTHS)
+    job = replace(setup.job("passes", [BASE, next(iter(setup.adapters))]), engine="radix", shapes=shapes)
+    found = [setup.ledger.run(f"passes, round {turn}", job) for turn in range(1, setup.repeats + 1)]
+    names = [f"{rows}x{width}" for rows, width in shapes]
+    return {name: spread(result.pass_ms.get(name) for result in found) for name in names}
+
+
 def _help(setup: Setup) -> dict[str, float]:
     began = time.perf_counter()
     code, errors = spawn([sys.executable, "-m", "harness", "--help"], 60, setup.threads)

@@ -12,7 +12,8 @@ Cells = Sequence[str]
 
 _COLUMNS = (
     "alternative", "seconds", "cpu s", "× lm-eval", "× in cpu s", "of allowed", "candidate s",
-    "candidate × no drafts", "tokens, M", "TFLOP", "peak, MiB", "max Δ log p", "picks differ (ties)", "texts differ",
+    "candidate × no drafts", "its decoding × no drafts", "tokens, M", "TFLOP", "peak, MiB", "max Δ log p",
+    "picks differ (ties)", "texts differ",
 )  # fmt: skip
 
 
@@ -45,6 +46,7 @@ def _cells(row: Row) -> list[str]:
         spread(row.share, "{:.0%}".format),
         spread(row.candidate_seconds, number),
         spread(row.drafting, "{:.2f}".format),
+        spread(row.decoding, "{:.2f}".format),
         f"{row.tokens / 1e6:.3g}",
         f"{row.flops / 1e12:.3g}",
         mib(row.peak_bytes),

@@ -30,7 +30,9 @@ def main() -> None:
 
     torch.set_num_threads(job.threads)
     transformers.utils.logging.disable_progress_bar()
-    runners: dict[str, Callable[[Job, float], Result]] = {"lm-eval": lm_eval, "ours": ours, "first": first}
+    runners: dict[str, Callable[[Job, float], Result]] = {
+        "lm-eval": lm_eval, "ours": ours, "first": first, "passes": passes,
+    }  # fmt: skip
     result = runners[job.runner](job, began)
     Path(sys.argv[2]).write_text(json.dumps(asdict(result)), encoding="utf-8")
 
@@ -170,6 +172,32 @@ def first(job: Job, began: float) -> Result:
     if any(score.value is None for score in scores.values()):
         raise RuntimeError("the first sample was not scored")
     return Result({}, imported - began, load_seconds, before, peak_memory(job.device), first_seconds=took)
+
+
+_COLUMNS, _TRIES = 150, 5  # tokens that every row has behind it; the quickest of so many passes counts
+
+
+def passes(job: Job, began: float) -> Result:
+    """Milliseconds of one pass of the candidate over `rows` of `width` tokens each, for every shape of the job."""
+    from harness.engine._kv import Batch
+    from harness.engine._passes import Passes
+
+    imported = time.perf_counter()
+    subjects, load_seconds = _load(job)
+    before = _settled(job.device)
+    engine = Passes(subjects[job.arms[-1][0]].causal)
+    took: dict[str, float] = {}
+    with engine.session():
+        for rows, width in job.shapes:
+            tokens = [[5 + (7 * row + i) % 90 for i in range(width)] for row in range(rows)]
+            for _ in range(_TRIES):
+                batch = Batch(engine.shape, [_COLUMNS - row % 8 for row in range(rows)], width)
+                batch.fill(0, rows, [])
+                with _clock(job.device) as clock:
+                    engine.forward(tokens, [range(width)] * rows, batch)
+                name = f"{rows}x{width}"
+                took[name] = min(took.get(name, float("inf")), 1000 * clock.seconds)
+    return Result({}, imported - began, load_seconds, before, peak_memory(job.device), pass_ms=took)
 
 
 def _exceptions_instead_of_kills(job: Job) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,11 @@ def in_turns(asks: Sequence[Ask], count: int) -> list[Ask]:
     for ask in asks:
         by_sample.setdefault(ask.sample, []).append(ask)
     return [ask for sample in chosen for ask in by_sample[sample]]
+
+
+def one_token(asks: Sequence[Ask]) -> tuple[Ask, ...]:
+    """The same prompts with a single token to write: what is left is the cost of the prompts."""
+    return tuple(replace(ask, arguments=(ask.arguments[0], {**ask.arguments[1], "max_gen_toks": 1})) for ask in asks)
 
 
 def input_rows(asks: Sequence[Ask], tokenizer: Any) -> list[tuple[int, ...]]:
