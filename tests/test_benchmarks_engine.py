@@ -307,7 +307,7 @@ def test_the_chart_is_well_formed_and_shows_every_median_with_its_range() -> Non
 
 def test_only_leaves_what_was_named() -> None:
     everything = Wanted.of([])
-    assert (len(everything.workloads), len(everything.scenarios), len(everything.alternatives)) == (4, 4, 8)
+    assert (len(everything.workloads), len(everything.scenarios), len(everything.alternatives)) == (4, 5, 8)
     some = Wanted.of(["mmlu", "plain", "all"])
     assert (some.workloads, some.scenarios, some.alternatives) == (("mmlu",), (), ("plain", "all"))
     assert Wanted.of(["candidates"]).measured == {"mmlu", "gsm8k"}

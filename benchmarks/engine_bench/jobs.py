@@ -54,7 +54,9 @@ class Job:
         stored = json.loads(path.read_text(encoding="utf-8"))
         texts = stored.pop("texts")
         asks = tuple(Ask(sample, kind, (texts[n], *rest), idx) for sample, kind, n, rest, idx in stored.pop("asks"))
-        return cls(**{**stored, "asks": asks, "arms": tuple((name, adapter) for name, adapter in stored.pop("arms"))})
+        shapes = tuple((rows, width) for rows, width in stored.pop("shapes"))
+        arms = tuple((name, adapter) for name, adapter in stored.pop("arms"))
+        return cls(**{**stored, "asks": asks, "arms": arms, "shapes": shapes})
 
     def write(self, path: Path) -> None:
         """As JSON; a prompt of several requests is in it, and later in memory, once, as in lm-eval's tasks."""
