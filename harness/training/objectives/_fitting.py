@@ -7,13 +7,14 @@ it. Here a row is refused by its number unless the recipe says what to do with i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from harness.errors import ConfigError, DataError
 from harness.training.objectives import Intake, Job, Part, Row, RowKind
 from harness.training.objectives._tokens import RowProblem, Tokenised, Tokens, end_tokens
 
-Encode = Callable[[Tokens, Row], Sequence[Tokenised]]
+Encode = Callable[[Row], Sequence[Tokenised]]
 """The sequences of a row: one, or two for a pair."""
 
 Columns = Callable[[Row, Sequence[Tokenised]], dict[str, Any]]
@@ -47,28 +48,55 @@ def limit(job: Job) -> int | None:
     return min(bounds, default=None)
 
 
-def fitted(job: Job, encode: Encode, columns: Columns) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def fitted(
+    job: Job, encode: Callable[[Tokens, Row], Sequence[Tokenised]], columns: Columns
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows for the trainer, training and validation; `job.on_intake` is told what became of them.
 
     Raises:
         DataError: rows that cannot be learnt from, by number and reason.
     """
-    tokens = Tokens(job.tokenizer, end_tokens(job.model))
-    train = _Fitting(job, tokens, "train").run(job.train, encode, columns)
-    return train, _Fitting(job, tokens, "validation").run(job.validation, encode, columns)
+    train = _fitted(job, "train", job.train, encode, columns)
+    return train, _fitted(job, "validation", job.validation, encode, columns)
 
 
-class _Fitting:
-    """The rows of one part on their way to the trainer."""
+def _fitted(
+    job: Job, part: Part, rows: Sequence[Row], encode: Callable[[Tokens, Row], Sequence[Tokenised]], columns: Columns
+) -> list[dict[str, Any]]:
+    tokens = tokens_of(job)
+    return Fitting(job, part, lambda: _merged(tokens)).run(rows, partial(encode, tokens), columns)
 
-    def __init__(self, job: Job, tokens: Tokens, part: Part) -> None:
-        self._job, self._tokens, self._part = job, tokens, part
+
+def tokens_of(job: Job) -> Tokens:
+    """The tokenizer of a job whose model generates, or judges what was generated."""
+    return Tokens(job.tokenizer, end_tokens(job.model))
+
+
+def _merged(tokens: Tokens) -> Sequence[str]:
+    if not tokens.merged:
+        return ()
+    return [
+        f"in {_counted(tokens.merged)} the completion would change the prompt's last token; it was encoded by itself, "
+        "as the model will be asked"
+    ]
+
+
+class Fitting:
+    """The rows of one part on their way to the trainer; `notes` is asked for the record's when they are through."""
+
+    def __init__(self, job: Job, part: Part, notes: Callable[[], Sequence[str]] = tuple) -> None:
+        """Nothing is encoded yet."""
+        self._job, self._part, self._notes = job, part, notes
         self._limit = limit(job)
         self._dropped: list[int] = []
         self._cut: list[int] = []
 
     def run(self, rows: Sequence[Row], encode: Encode, columns: Columns) -> list[dict[str, Any]]:
-        merged = self._tokens.merged
+        """The rows that fit, as columns; `on_intake` is told.
+
+        Raises:
+            DataError: see `fitted`.
+        """
         sequences = self._encoded(rows, encode)
         kept = {number: self._fit(number, row) for number, row in sequences.items()}
         self._refuse("is too long", self._too_long(sequences), _LONG.format(limit=self._limit))
@@ -79,7 +107,7 @@ class _Fitting:
         self._refuse("has the same tokens chosen and rejected", same, "There is nothing to prefer; take them out.")
         if rows and not used:
             raise DataError(f"{self._part}: all {len(rows)} rows were dropped as longer than {self._limit} tokens")
-        self._tell(len(rows), used, self._tokens.merged - merged)
+        self._tell(len(rows), used)
         return [columns(rows[number], row) for number, row in used.items()]
 
     def _encoded(self, rows: Sequence[Row], encode: Encode) -> dict[int, Sequence[Tokenised]]:
@@ -87,7 +115,7 @@ class _Fitting:
         wrong: dict[int, str] = {}
         for number, row in enumerate(rows):
             try:
-                made[number] = encode(self._tokens, row)
+                made[number] = encode(row)
             except RowProblem as error:
                 wrong[number] = str(error)
             except KeyError as error:
@@ -117,13 +145,7 @@ class _Fitting:
         subject = _counted(len(rows)) + (", each of which" if len(rows) > 1 else "")
         raise DataError(f"{self._part}: {subject} {what}: {', '.join(first)}{more}. {way_out}".rstrip())
 
-    def _tell(self, given: int, used: dict[int, Sequence[Tokenised]], merged: int) -> None:
-        notes = []
-        if merged:
-            notes.append(
-                f"in {_counted(merged)} the completion would change the prompt's last token; it was encoded by itself, "
-                "as the model will be asked"
-            )
+    def _tell(self, given: int, used: dict[int, Sequence[Tokenised]]) -> None:
         self._job.on_intake(
             Intake(
                 self._part,
@@ -133,7 +155,7 @@ class _Fitting:
                 tuple(self._cut),
                 tokens=sum(len(s.ids) for row in used.values() for s in row),
                 learnt=sum(s.signal for row in used.values() for s in row),
-                notes=tuple(notes),
+                notes=tuple(self._notes()),
             )
         )
 

@@ -68,7 +68,7 @@ class Tokens:
     """A tokenizer with the rules of training. `merged` counts prompts whose last token a completion would change."""
 
     def __init__(self, tokenizer: Any, ends: frozenset[int] = frozenset()) -> None:
-        """Wrap a tokenizer; `ends` are further tokens that end an answer, from the model's generation config.
+        """Wrap the tokenizer of a model that generates; `ends` are further tokens that end an answer.
 
         Raises:
             ConfigError: the tokenizer has no end token, or puts one behind every prompt.
