@@ -54,8 +54,8 @@ def ignore(intake: Intake) -> None:
 class Job:
     """One stage, ready to be trained: `model` has been through `scope`, rows are in the normal form `kind`.
 
-    `folder` receives the trainer's checkpoints. `device` is cpu, cuda or mps. `on_intake` is told, once for each part,
-    what became of the rows.
+    `folder` receives the trainer's checkpoints. `device` is cpu, cuda or mps. `home` is where the relative paths of an
+    objective's options start: the recipe's folder. `on_intake` is told, once for each part, what became of the rows.
     """
 
     model: Any
@@ -69,6 +69,7 @@ class Job:
     seed: int
     device: str
     callbacks: Sequence[Any] = ()
+    home: Path = Path()
     on_intake: Callable[[Intake], None] = ignore
 
 

@@ -64,7 +64,7 @@ def _fitted(
     job: Job, part: Part, rows: Sequence[Row], encode: Callable[[Tokens, Row], Sequence[Tokenised]], columns: Columns
 ) -> list[dict[str, Any]]:
     tokens = tokens_of(job)
-    return Fitting(job, part, lambda: _merged(tokens)).run(rows, partial(encode, tokens), columns)
+    return Fitting(job, part, lambda _: _merged(tokens)).run(rows, partial(encode, tokens), columns)
 
 
 def tokens_of(job: Job) -> Tokens:
@@ -82,12 +82,27 @@ def _merged(tokens: Tokens) -> Sequence[str]:
 
 
 class Fitting:
-    """The rows of one part on their way to the trainer; `notes` is asked for the record's when they are through."""
+    """The rows of one part on their way to the trainer.
 
-    def __init__(self, job: Job, part: Part, notes: Callable[[], Sequence[str]] = tuple) -> None:
-        """Nothing is encoded yet."""
+    `notes` is given the number of rows in use when all are through, and returns sentences for the record. `room` is
+    kept free behind every row, in tokens.
+    """
+
+    def __init__(
+        self, job: Job, part: Part, notes: Callable[[int], Sequence[str]] | None = None, room: int = 0
+    ) -> None:
+        """Nothing is encoded yet.
+
+        Raises:
+            ConfigError: there is no room.
+        """
         self._job, self._part, self._notes = job, part, notes
-        self._limit = limit(job)
+        most = limit(job)
+        self._limit = None if most is None else most - room
+        if self._limit is not None and self._limit < 1:
+            raise ConfigError(
+                f"an answer may have {room} tokens, and prompt and answer together {most}: no room is left"
+            )
         self._dropped: list[int] = []
         self._cut: list[int] = []
 
@@ -155,7 +170,7 @@ class Fitting:
                 tuple(self._cut),
                 tokens=sum(len(s.ids) for row in used.values() for s in row),
                 learnt=sum(s.signal for row in used.values() for s in row),
-                notes=tuple(self._notes()),
+                notes=tuple(self._notes(len(used)) if self._notes else ()),
             )
         )
 
