@@ -82,14 +82,16 @@ def test_a_training_that_stopped_goes_on_as_if_it_had_not(tiny: TinyModels, tmp_
 
 def test_a_training_that_was_killed_reaches_the_same_loss(tiny: TinyModels, tmp_path: Path) -> None:
     base, folder = tiny.model(), tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, __file__, str(base), str(folder)], cwd=Path(__file__).parent.parent)
+    root = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen([sys.executable, __file__, str(base), str(folder)], env=environment)
     try:
         waited = time.monotonic() + 200
         while last_checkpoint(folder) is None and time.monotonic() < waited:
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.02)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
+        process.send_signal(signal.SIGKILL)
         process.wait()
     checkpoint = last_checkpoint(folder)
     assert checkpoint is not None
@@ -115,16 +117,17 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["ptuning", "lora"])
 def test_the_best_checkpoint_is_put_back_whole(tiny: TinyModels, tmp_path: Path, name: str) -> None:
-    """Learning at an absurd rate makes the last step the worst; the best one's weights must answer as they did."""
+    """What is learnt makes the rows of validation ever less likely; the best checkpoint must answer as it did."""
     made = jobs.objective("sft")
+    apart = [{"prompt": f"{n}", "completion": " \u4e00\u4e8c\u4e09"} for n in range(3)]
     job = jobs.job(
-        tiny.model(), tmp_path, made, "completion", by=jobs.scope(name), validation=jobs.rows("completion", 4),
-        max_steps=8, eval_every=1, patience=2, learning_rate=0.5, scheduler="constant",
+        tiny.model(), tmp_path, made, "completion", by=jobs.scope(name), validation=apart, max_steps=12, eval_every=1,
+        patience=2, learning_rate=0.05, scheduler="constant",
     )  # fmt: skip
     trainer = made.trainer(job)
     trainer.train()
     found = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
-    assert len(found) < 8, "patience did not end it"
+    assert len(found) < 12, "patience did not end it"
     assert found[-1] > min(found)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(found), abs=1e-4)
 
