@@ -3,8 +3,9 @@
     python benchmarks/engine.py --data FOLDER [--quick] [--out FILE.json] [--chart FILE.svg]
 
 FOLDER holds the public files of MMLU, GSM8K, IFEval and TruthfulQA (or a folder `benchmarks` that does). The model is
-made by the script unless --model and --adapter name one. Every alternative answers the same list of requests in a
-process of its own, one after the other. See benchmarks/README.md for what the columns mean.
+made by the script unless --model and --adapter name one. Every alternative answers the same list of requests, once in
+each of several rounds and each time in a process of its own. Every single measurement is in FILE.json as soon as it is
+made; the same command goes on with what is missing there. See benchmarks/README.md for what the columns mean.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,8 +29,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from benchmarks.engine_bench import model, scenarios, tables
 from benchmarks.engine_bench.comparing import ALTERNATIVES, Comparison, Setup, compare, profile
 from benchmarks.engine_bench.jobs import say
+from benchmarks.engine_bench.ledger import Ledger
+from benchmarks.engine_bench.results import Spread
 from benchmarks.engine_bench.workloads import WORKLOADS, Ask, Sizes, build, mmlu, mmlu_subjects
 
+_SMALLEST = 100  # questions of MMLU's smallest subject
 SCENARIOS = ("scaling", "candidates", "early", "startup")
 SIZES = Sizes(subjects=8, items=50, truthfulqa=200, gsm8k=64, ifeval=64, new_tokens=96)
 QUICK = Sizes(subjects=3, items=8, truthfulqa=8, gsm8k=4, ifeval=4, new_tokens=16)
@@ -43,7 +48,7 @@ class Report:
     scaling: Sequence[Mapping[str, Any]] = ()
     candidates: Mapping[str, Any] = field(default_factory=dict)
     early: Mapping[str, Any] = field(default_factory=dict)
-    startup: Mapping[str, Any] = field(default_factory=dict)
+    startup: Mapping[str, Spread | None] = field(default_factory=dict)
     profiles: dict[str, str] = field(default_factory=dict)
 
     def markdown(self) -> str:
@@ -67,7 +72,8 @@ def comparison_parts(made: Comparison) -> list[str]:
     head = (
         f"{made.samples} samples, {made.requests} requests. lm-eval reads {made.lm_eval_tokens:,} prompt tokens a "
         f"subject; {made.unique_tokens:,} are left when every common prefix is read once: ×{made.allowed:.2f}. "
-        f"lm-eval's best batch size: {made.batch_sizes['best']}."
+        f"lm-eval's batch sizes on {made.batch_sizes['samples']} samples, base only: best {made.batch_sizes['best']}; "
+        f"{'; '.join(f'{size}: {told(took)}' for size, took in made.batch_sizes['seconds'].items())}."
     )
     parts = [f"### {made.title}", head]
     for candidate, rows in made.tables.items():
@@ -77,14 +83,22 @@ def comparison_parts(made: Comparison) -> list[str]:
     return parts
 
 
+def told(took: float | str) -> str:
+    """Seconds, or why there are none."""
+    return took if isinstance(took, str) else f"{tables.number(took)} s"
+
+
 def scaling_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Seconds, seconds a sample and memory, against the number of samples."""
-    header = ("samples (base and one candidate)", "seconds", "ms a sample", "peak, MiB", "of it after loading, MiB")
+    header = (
+        "samples (base and one candidate)", "seconds", "cpu s", "ms a sample", "peak, MiB", "of it after loading, MiB",
+    )  # fmt: skip
     cells = [
-        [str(r["samples"]), r["failure"], "–", "–", "–"]
+        [str(r["samples"]), r["failure"], "–", "–", "–", "–"]
         if r["failure"]
         else [
-            str(r["samples"]), tables.number(r["seconds"]), f"{1000 * r['seconds'] / r['samples']:.1f}",
+            str(r["samples"]), tables.number(r["seconds"]), tables.number(r["cpu_seconds"]),
+            f"{1000 * r['seconds'] / r['samples']:.1f}",
             tables.mib(r["peak_bytes"]), tables.mib(r["peak_bytes"] - r["loaded_bytes"]),
         ]
         for r in rows
@@ -94,11 +108,12 @@ def scaling_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def candidates_table(found: Mapping[str, Any]) -> str:
     """Cost of the base with k candidates, in units of the base alone."""
-    cells = []
-    for title, row in found.items():
-        shown = dict(row.get("costs", ()))
-        cells.append([title, *(f"{shown[k]:.2f}" if k in shown else row["failure"] or "–" for k in (1, 2, 3))])
-    return tables.table(("cost in units of the base alone", "k = 1", "k = 2", "k = 3"), cells)
+    counts = sorted({k for row in found.values() for k in row["costs"]})
+    cells = [
+        [title, *(tables.spread(row["costs"].get(k), "{:.2f}".format) for k in counts), row["failure"] or "–"]
+        for title, row in found.items()
+    ]
+    return tables.table(("cost in units of the base alone", *(f"k = {k}" for k in counts), "failed"), cells)
 
 
 def early_table(found: Mapping[str, Any]) -> str:
@@ -131,18 +146,16 @@ def early_table(found: Mapping[str, Any]) -> str:
     return f"{text}\n\n{tables.table(header, cells)}"
 
 
-def startup_table(found: Mapping[str, Any]) -> str:
+def startup_table(found: Mapping[str, Spread | None]) -> str:
     """The help, and the first scored sample."""
-    cells = [["`harness --help`", tables.number(found["harness --help"])]]
-    for task, row in found.items():
-        if isinstance(row, dict):
-            told = row["failure"] or tables.number(row["first sample"])
-            cells.append([f"first sample of `{task}` after the weights are loaded", told])
+    cells = [[name, "failed" if took is None else tables.spread(took, tables.number)] for name, took in found.items()]
     return tables.table(("", "seconds"), cells)
 
 
 def main() -> None:
     """Measure what was asked for; print the tables, write the JSON and the chart."""
+    # As an exception, so that the process of the measurement ends too and does not disturb the next run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = read_arguments()
     sizes = sizes_of(arguments)
     wanted = Wanted.of(arguments.only)
@@ -155,11 +168,11 @@ def main() -> None:
     for workload in WORKLOADS:
         if workload.name in wanted.workloads:
             report.comparisons[workload.name] = compare(setup, workload, asks[workload.name], wanted.alternatives)
-            save(arguments, report)
+            save(arguments, setup.ledger, report)
     if arguments.profile:
         report.profiles = {name: profile(setup, found) for name, found in asks.items()}
     run_scenarios(arguments, setup, wanted, asks, report)
-    save(arguments, report)
+    save(arguments, setup.ledger, report)
     print(report.markdown())
 
 
@@ -169,20 +182,22 @@ def run_scenarios(
     """Those that were asked for; what is finished is saved before the next begins."""
     if "startup" in wanted.scenarios:
         report.startup = scenarios.startup(setup)
-        save(arguments, report)
+        save(arguments, setup.ledger, report)
     if "candidates" in wanted.scenarios:
         shown = {name: asks[name] for name in ("mmlu", "gsm8k") if name in asks}
         report.candidates = scenarios.candidates(setup, shown)
-        save(arguments, report)
+        save(arguments, setup.ledger, report)
     if "scaling" in wanted.scenarios:
-        counts = (12, 24, 48) if arguments.quick else (250, 500, 1000, 2000)
+        counts = arguments.scaling or ((12, 24, 48) if arguments.quick else (250, 500, 1000, 2000))
         subjects = mmlu_subjects(setup.data)
-        mixed = mmlu(setup.data, subjects, -(-max(counts) // len(subjects)) + 1)
+        # In turns, a smaller number needs no more of a subject than its share; a larger one, all that the others have.
+        share = -(-max(counts) // len(subjects)) + 1
+        mixed = mmlu(setup.data, subjects, share if share <= _SMALLEST else scenarios.ITEMS)
         report.scaling = scenarios.scaling(setup, mixed, counts)
-        save(arguments, report)
+        save(arguments, setup.ledger, report)
     if "early" in wanted.scenarios and len(setup.adapters) > 1:
         measured = report.comparisons.get("mmlu")
-        batch = measured.batch_sizes["best"] if measured else 8
+        batch = measured.batch_sizes["best"] if measured else None
         labelled, limit = (8 * 57, 8) if arguments.quick else (arguments.labelled, None)
         report.early = scenarios.early(setup, arguments.work / "early", batch, labelled, limit)
 
@@ -234,9 +249,16 @@ def make_setup(arguments: argparse.Namespace, sizes: Sizes) -> Setup:
     quick = arguments.quick
     return Setup(
         base, adapters, data, arguments.device, arguments.dtype, arguments.threads,
-        repeats=arguments.repeats or (3 if quick else 1), batch_sizes=(1, 8) if quick else (1, 8, 32, "auto"),
+        repeats=arguments.repeats or (2 if quick else 3), batch_sizes=(1, 8) if quick else (1, 8, 32, "auto"),
         probe=min(arguments.probe, 6) if quick else arguments.probe, engine=arguments.engine,
+        ledger=Ledger(arguments.out, key_of(arguments)),
     )  # fmt: skip
+
+
+def key_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """What a measurement depends on beside its name; more repeats of the same run are the same run."""
+    given = {name: str(value) for name, value in vars(arguments).items() if name not in ("out", "chart", "repeats")}
+    return {**given, "sources": scenarios.sources(), **scenarios.versions()}
 
 
 def sizes_of(arguments: argparse.Namespace) -> Sizes:
@@ -249,14 +271,14 @@ def meta(arguments: argparse.Namespace, setup: Setup, sizes: Sizes) -> dict[str,
     """How the figures were made."""
     described: dict[str, Any] = {
         "command": _command(arguments),
-        "date": time.strftime("%Y-%m-%d"),
+        "date": (setup.ledger.began or time.strftime("%Y-%m-%d"))[:10],
         "commit": scenarios.revision(),
-        "processor": f"{_processor()}, {arguments.threads} threads",
+        "processor": f"{_processor()}, {arguments.threads} thread{'s' if arguments.threads > 1 else ''}",
         "device": f"{_device(arguments.device)}, {arguments.dtype}",
         "versions": ", ".join(f"{k} {v}" for k, v in scenarios.versions().items()),
         "sizes": ", ".join(f"{k} {v}" for k, v in asdict(sizes).items()),
         "model": _described(setup),
-        "repeats": setup.repeats,
+        "rounds": setup.repeats,
     }
     if arguments.quick:
         described["quick"] = "a tiny model and a handful of samples: this shows that the script works, and no speed"
@@ -295,10 +317,10 @@ def _described(setup: Setup) -> str:
     return f"{config.get('model_type')}, {shape}, {tables.mib(stored)} MiB of weights; adapters {names}"
 
 
-def save(arguments: argparse.Namespace, report: Report) -> None:
+def save(arguments: argparse.Namespace, ledger: Ledger, report: Report) -> None:
     """Write what is there so far."""
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
+    ledger.report = asdict(report)
+    ledger.save()
     if arguments.chart is not None and report.comparisons:
         groups = {
             f"{made.title}{f' – {candidate}' if len(made.tables) > 1 else ''}": rows
@@ -327,9 +349,10 @@ def read_arguments() -> argparse.Namespace:
         add(f"--{key.replace('_', '-')}", type=int, help=f"default {value}")
     add("--probe", type=int, default=64, help="samples on which lm-eval's batch size is chosen")
     add("--labelled", type=int, default=1024, help="questions that get an answer for the gates that stop early")
-    add("--repeats", type=int, help="times each alternative is run; the median counts (default 1, quick 3)")
+    add("--scaling", type=int, nargs="+", metavar="N", help="numbers of samples for cost against size")
+    add("--repeats", type=int, help="rounds in each of which every alternative runs once (default 3, quick 2)")
     add("--profile", action="store_true", help="also show where the time of ours goes")
-    add("--out", type=Path, help="write everything as JSON")
+    add("--out", type=Path, help="JSON of every measurement; what is in it is not made again")
     add("--chart", type=Path, help="write a bar chart as SVG")
     return parser.parse_args()
 

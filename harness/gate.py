@@ -10,10 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydantic import BaseModel
+
 from harness import __version__, document, plugins, policy, preflight, runs
 from harness.cache import OutputCache
-from harness.config import GuardSection, LoadedConfig, SubjectSection, slug
-from harness.errors import AdapterError, ConfigError, DataError, nearest
+from harness.config import GateConfig, GuardSection, LoadedConfig, SubjectSection, slug
+from harness.errors import AdapterError, ConfigError, DataError, SubjectError, nearest
 from harness.execution.drafts import Source
 from harness.execution.local import Evaluation, Schedule, SuiteState, open_state
 from harness.progress import Observer
@@ -84,9 +86,12 @@ def run_gate(loaded: LoadedConfig, observer: Observer, *, out: Path | None = Non
 def run_gates(configs: Sequence[LoadedConfig], observer: Observer, *, out: Path | None = None) -> list[GateResult]:
     """Gate several candidates against one baseline, one after the other: one run directory and one verdict each.
 
-    The configurations differ in their candidate alone, see `with_candidates`. A candidate that is refused is a HOLD
-    of its own; anything that `run_gate` raises ends the whole run, and repeating the command goes on where it was.
+    The configurations differ in their candidate alone, see `with_candidates`. A candidate that cannot be loaded is a
+    HOLD of its own; anything that `run_gate` raises ends the whole run, and repeating the command goes on where it was.
     """
+    for config in configs:  # a mistake in the last one would cost the time of those before it
+        for arm in get_args(Arm):
+            subject_options(config, arm)
     observer.stage("reading suites")
     plan = make_plan(configs[0], out)
     loaded = plan.loaded
@@ -113,7 +118,7 @@ def _gate_one(bench: Bench, plan: Plan, label: str) -> GateResult:
         observer.stage(f"{label}loading" if label else "loading the candidate")
         try:
             candidate = stack.enter_context(closing(build_subject(plan.loaded, "candidate", bench.context)))
-        except AdapterError as error:
+        except (AdapterError, SubjectError) as error:
             return _hold_unasked(plan, bench.baseline, error)
         manifest = _manifest(plan, bench.baseline.describe(), candidate.describe())
         run = stack.enter_context(closing(runs.RunDirectory(plan.root, slug(candidate.name), manifest)))
@@ -207,14 +212,23 @@ def _guard(loaded: LoadedConfig, section: GuardSection, suite: Suite) -> Guard:
 def build_subject(loaded: LoadedConfig, arm: Arm, context: SubjectContext) -> Subject:
     """One arm's subject, by its plugin."""
     section: SubjectSection = getattr(loaded.gate, arm)
-    options = plugins.options("subjects", section.kind, section.options, where=loaded.where(arm))
     try:
-        subject: Subject = plugins.load("subjects", section.kind).build(options, context)
+        subject: Subject = plugins.load("subjects", section.kind).build(subject_options(loaded, arm), context)
     except ImportError as error:
         what = f"subject kind {section.kind!r}"
         raise ConfigError(f"{loaded.where(arm)}: {plugins.missing_extra(what, error)}") from error
     subject.name = section.name or subject.name
     return subject
+
+
+def subject_options(loaded: LoadedConfig, arm: Arm) -> BaseModel:
+    """One arm's options, checked without loading anything.
+
+    Raises:
+        UsageError: there is no such kind of subject or option, or a file that it names is not there.
+    """
+    section: SubjectSection = getattr(loaded.gate, arm)
+    return plugins.options("subjects", section.kind, section.options, where=loaded.where(arm), folder=loaded.folder)
 
 
 def with_candidates(loaded: LoadedConfig, candidates: Sequence[Path]) -> list[LoadedConfig]:
@@ -239,20 +253,41 @@ def with_candidate(loaded: LoadedConfig, candidate: Path, name: str | None = Non
         ConfigError: the path is none of these.
     """
     candidate = candidate.resolve()
-    old = loaded.gate.candidate
-    kept = {key: value for key, value in old.options.items() if key not in ("adapter", "model", "answers")}
-    base = loaded.gate.baseline.options.get("model")
     if (candidate / "adapter_config.json").is_file():
-        chosen = {"model": old.options.get("model", base), "adapter": str(candidate)}
+        like, chosen = _on_baseline(loaded.gate), {"adapter": str(candidate)}
     elif (candidate / "config.json").is_file():
-        chosen = {"model": str(candidate)}
-    elif candidate.is_file() and "answers" in old.options:
-        chosen = {"answers": str(candidate)}
+        like, chosen = _by_itself(loaded.gate), {"model": str(candidate)}
+    elif candidate.is_file() and "answers" in loaded.gate.candidate.options:
+        like, chosen = loaded.gate.candidate, {"answers": str(candidate)}
     else:
         raise ConfigError(f"{candidate}: neither an adapter (adapter_config.json) nor a model (config.json) is there")
-    section = SubjectSection(kind=old.kind, name=name or candidate.name, **kept, **chosen)
+    section = SubjectSection(kind=like.kind, name=name or candidate.name, **{**like.options, **chosen})
     command = f"{loaded.command} --candidate {shlex.quote(str(candidate))}"
     return replace(loaded, gate=loaded.gate.model_copy(update={"candidate": section}), command=command)
+
+
+def _on_baseline(gate: GateConfig) -> SubjectSection:
+    """What an adapter is put on: the baseline's model, as the configured candidate has it if it is on that model."""
+    baseline, old = gate.baseline, gate.candidate
+    # As paths, because ./base and base are one folder.
+    names = [(Path(str(s.options.get("model"))), s.options.get("revision")) for s in (baseline, old)]
+    if names[0] == names[1] or "model" not in baseline.options:
+        return old
+    return _without(baseline, ("merge",))
+
+
+def _by_itself(gate: GateConfig) -> SubjectSection:
+    """What of the configured candidate holds for any full checkpoint; it brings its own tokenizer and chat template,
+    unless both subjects were given the same.
+    """
+    like = gate.candidate if "model" in gate.candidate.options else gate.baseline
+    given = [key for key in ("tokenizer", "chat_template") if like.options.get(key) != gate.baseline.options.get(key)]
+    return _without(like, ("revision", "adapter", "merge", *given))
+
+
+def _without(section: SubjectSection, keys: Sequence[str]) -> SubjectSection:
+    kept = {key: value for key, value in section.options.items() if key not in keys}
+    return SubjectSection(kind=section.kind, name=section.name, **kept)
 
 
 def with_engine(loaded: LoadedConfig, engine: str) -> LoadedConfig:
@@ -275,8 +310,8 @@ def _on_engine(loaded: LoadedConfig, arm: Arm, engine: str) -> SubjectSection:
     if "engine" not in fields:
         raise ConfigError(f"{loaded.where(arm)}: --engine: a subject of kind {section.kind!r} has no engine to choose")
     changed = section.options.get("engine", fields["engine"].default) != engine
-    kept = {key: value for key, value in section.options.items() if not (changed and key == "engine_options")}
-    return SubjectSection(kind=section.kind, name=section.name, **{**kept, "engine": engine})
+    kept = _without(section, ("engine_options",)) if changed else section
+    return SubjectSection(kind=kept.kind, name=kept.name, **{**kept.options, "engine": engine})
 
 
 def _distinct(path: Path, among: Sequence[Path]) -> str:
@@ -304,13 +339,14 @@ def _tell_remarks(subject: Subject, observer: Observer) -> None:
 def _candidate_name(loaded: LoadedConfig) -> str:
     """What a candidate is called before it is loaded."""
     section = loaded.gate.candidate
-    return section.name or Path(str(section.options.get("adapter", "candidate"))).name
+    return section.name or Path(str(section.options.get("adapter") or section.options.get("model", "candidate"))).name
 
 
-def _hold_unasked(plan: Plan, baseline: Subject, error: AdapterError) -> GateResult:
-    """The candidate was refused before it was loaded: HOLD, with the refusal as the failed check."""
+def _hold_unasked(plan: Plan, baseline: Subject, error: AdapterError | SubjectError) -> GateResult:
+    """The candidate could not be loaded or must not be: HOLD, with the refusal as the failed check."""
     name = _candidate_name(plan.loaded)
-    refusal = Check("adapter-accepted", False, str(error))
+    what = "adapter" if isinstance(error, AdapterError) else "model"
+    refusal = Check(f"{what}-accepted", False, str(error))
     manifest = _manifest(plan, baseline.describe(), {"name": name, "refused": str(error)})
     evidence = [state.evidence(metric) for state in plan.states for metric in _metrics(plan.guards, state)]
     with closing(runs.RunDirectory(plan.root, slug(name), manifest)) as run:

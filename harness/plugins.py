@@ -14,6 +14,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +28,7 @@ _EXTRA_OF = {
     "regex": "eval", "safetensors": "eval", "trl": "train", "accelerate": "train", "sklearn": "train",
     "datasketch": "train", "optuna": "train",
     "bitsandbytes": "qlora", "litellm": "judge", "opentelemetry": "traces",
+    "presidio_analyzer": "presidio",
 }  # fmt: skip
 
 
@@ -55,14 +57,20 @@ def load(kind: str, identifier: str) -> ModuleType:
     return module
 
 
-def options(kind: str, identifier: str, values: Mapping[str, Any], *, where: str) -> BaseModel:
-    """`values` validated by the plugin's own `Options`; errors are prefixed with `where`, the user's own path."""
+def options(
+    kind: str, identifier: str, values: Mapping[str, Any], *, where: str, folder: Path | None = None
+) -> BaseModel:
+    """`values` validated by the plugin's own `Options`; errors are prefixed with `where`, the user's own path.
+
+    With `folder`, where relative paths start, a plugin's validators also look whether the files are there: they find
+    it as `folder` in pydantic's validation context.
+    """
     try:
         model: type[BaseModel] = load(kind, identifier).Options
     except PluginError as error:
         raise PluginError(f"{where}: {error}") from error
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(dict(values), context=None if folder is None else {"folder": folder})
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error, model)}") from error
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
+import json
 import os
 import random
 from pathlib import Path
@@ -11,11 +14,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import engine
 from benchmarks.engine import Wanted
-from benchmarks.engine_bench import counting, jobs, model, results, tables, workloads
+from benchmarks.engine_bench import comparing, counting, jobs, ledger, model, results, scenarios, tables, workloads
 from benchmarks.engine_bench.counting import Size, Work
 from benchmarks.engine_bench.jobs import Arm, Job, Result
-from benchmarks.engine_bench.results import Row
+from benchmarks.engine_bench.ledger import Ledger
+from benchmarks.engine_bench.results import Round, Row, Spread
 from benchmarks.engine_bench.workloads import Ask
 
 
@@ -68,19 +73,163 @@ def test_disagreement_counts_picks_ties_and_texts() -> None:
     assert (gap | results.Disagreement(0.5, 1, 0, 2)) == results.Disagreement(1.0, 3, 1, 2)
 
 
+def measured(name: str, seconds: float, tokens: int = 5, answers: tuple[Any, ...] = ()) -> dict[str, Arm]:
+    return {name: Arm(seconds, 2 * seconds, Work(tokens, tokens), Size(10, 1), answers)}
+
+
 def test_two_runs_of_lm_eval_are_added_and_their_memory_is_not() -> None:
-    size = Size(10, 1)
-    one = Result({"base": Arm((3.0, 1.0, 2.0), Work(5, 5), size, ())}, peak_bytes=7, load_seconds=1.0)
-    two = Result({"c": Arm((4.0,), Work(6, 6), size, ())}, peak_bytes=9, load_seconds=1.0)
-    row = results.row_of("x", [one, two], "base", "c")
-    assert (row.seconds, row.candidate_seconds, row.tokens, row.peak_bytes, row.load_seconds) == (6.0, 4.0, 11, 9, 2.0)
-    assert results.row_of("x", [one, Result(failure="killed")], "base", "c").note == "killed"
+    rounds = [
+        Round.of([Result(measured("base", a), peak_bytes=7), Result(measured("c", b, 6), peak_bytes=9)])
+        for a, b in ((3.0, 4.0), (1.0, 5.0), (2.0, 4.0))
+    ]
+    row = results.row_of("x", rounds, "base", "c")
+    assert row.seconds is not None
+    assert (row.seconds.values, row.seconds.median, row.seconds.low, row.seconds.high) == ((7, 6, 6), 6, 6, 7)
+    assert row.cpu_seconds == Spread((14.0, 12.0, 12.0))
+    assert row.candidate_seconds == Spread((4.0, 5.0, 4.0))
+    assert (row.tokens, row.peak_bytes, row.note) == (11, 9, "")
+
+
+def test_a_round_that_failed_is_named_and_the_others_count() -> None:
+    good, bad = Round.of([Result(measured("base", 1.0) | measured("c", 2.0))]), Round.of([Result(failure="killed")])
+    row = results.row_of("x", [good, bad], "base", "c")
+    assert (row.seconds, row.note) == (Spread((3.0, None)), "round 2: killed")
+    assert results.row_of("x", [bad], "base", "c").seconds is None
+
+
+def test_a_ratio_is_of_one_round_and_not_of_two_medians() -> None:
+    # The machine is twice as slow in the second round: each round's ratio is 4, whatever the medians are.
+    assert results.per_round(Spread((8.0, 16.0, 8.8)), Spread((2.0, 4.0, 2.2))) == Spread((4.0, 4.0, 4.0))
+    assert results.per_round(Spread((8.0, None)), Spread((2.0, 4.0)), 8.0) == Spread((0.5, None))
+    assert results.per_round(Spread((8.0, None)), Spread((None, 4.0))) is None
+    assert results.per_round(Spread((8.0,)), Spread((2.0,)), None) is None
+
+
+def test_every_round_runs_all_with_lm_eval_in_the_middle_and_every_second_backwards() -> None:
+    assert results.order(["lm-eval", "a", "b", "c", "d"], 0) == ["a", "b", "lm-eval", "c", "d"]
+    assert results.order(["lm-eval", "a", "b", "c", "d"], 1) == ["d", "c", "lm-eval", "b", "a"]
+    assert results.order(["lm-eval"], 1) == ["lm-eval"]
+
+
+def test_the_alternatives_are_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(job: Job, limit: float | None = None) -> Result:
+        asked.append(job.runner if job.runner == "lm-eval" else job.engine)
+        return Result({name: measured(name, 1.0)[name] for name, _ in job.arms})
+
+    monkeypatch.setattr(ledger, "run", run)
+    jobs = {"lm-eval": [Job("lm-eval", "m", (("base", None),)), Job("lm-eval", "m", (("c", "f"),))],
+            "a": [Job("ours", "m", (("base", None), ("c", "f")), engine="a")],
+            "b": [Job("ours", "m", (("base", None), ("c", "f")), engine="b")]}  # fmt: skip
+    found = comparing.in_rounds(comparing.Setup(Path(), {}, Path(), repeats=2), "w", jobs)
+    assert asked == ["a", "lm-eval", "lm-eval", "b", "b", "lm-eval", "lm-eval", "a"]
+    assert {title: len(rounds) for title, rounds in found.items()} == {"lm-eval": 2, "a": 2, "b": 2}
+
+
+def test_a_table_compares_each_round_with_its_own_lm_eval() -> None:
+    asks = [Ask("t/0", "loglikelihood", ("c", "x"), 0)]
+
+    def rounds(*pairs: tuple[float, float, float]) -> list[Round]:
+        return [
+            Round(measured("base", a, answers=((p, True),)) | measured("c", b, answers=((p, True),)))
+            for a, b, p in pairs
+        ]
+
+    made = comparing.table_of(
+        asks, "c",
+        {comparing.LM_EVAL: rounds((4.0, 4.0, -1.0), (8.0, 8.0, -1.0)),
+         comparing.NO_DRAFT: rounds((2.0, 2.0, -1.0), (2.0, 6.0, -1.5)),
+         "all": rounds((1.0, 1.0, -1.0), (1.0, 3.0, -1.25))},
+        {"all": 8.0},
+    )  # fmt: skip
+    theirs, undrafted, ours = made
+    assert (theirs.ratio, theirs.disagreement, theirs.share) == (Spread((1.0, 1.0)), None, None)
+    assert (ours.ratio, ours.share, ours.drafting) == (Spread((4.0, 4.0)), Spread((0.5, 0.5)), Spread((2.0, 2.0)))
+    assert ours.cpu_ratio == Spread((4.0, 4.0))
+    assert undrafted.disagreement == results.Disagreement(0.5)
+    assert ours.disagreement == results.Disagreement(0.25)
+
+
+def test_lm_evals_batch_size_is_looked_for_once_and_a_slow_one_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float | None] = []
+
+    def run(job: Job, limit: float | None = None) -> Result:
+        limits.append(limit)
+        if job.batch_size == "auto":
+            return Result(failure="not finished within 21 s")
+        return Result(
+            measured("base", {1: 2.0, 8: 1.0}[int(job.batch_size or 0)]), import_seconds=1.5, load_seconds=0.5
+        )
+
+    monkeypatch.setattr(ledger, "run", run)
+    setup = comparing.Setup(Path(), {}, Path(), batch_sizes=(1, 8, "auto"))
+    best, told = comparing.best_batch(setup, "w", [])
+    assert (best, told) == (8, {"1": 2.0, "8": 1.0, "auto": "not finished within 21 s"})
+    assert limits == [None, 3 * (2.0 + 2.0) + 15, 3 * (2.0 + 1.0) + 15]
+    assert comparing.best_batch(setup, "w", []) == (best, told)
+    assert len(limits) == 3
+
+
+def test_a_busy_machine_does_not_choose_lm_evals_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {1: Arm(3.4, 1.6, Work(), Size(1, 1), ()), 8: Arm(2.9, 2.4, Work(), Size(1, 1), ())}
+
+    def run(job: Job, limit: float | None = None) -> Result:
+        return Result({"base": arms[int(job.batch_size or 0)]})
+
+    monkeypatch.setattr(ledger, "run", run)
+    for threads, best in ((1, 1), (2, 8)):
+        setup = comparing.Setup(Path(), {}, Path(), batch_sizes=(1, 8), threads=threads)
+        assert comparing.best_batch(setup, "w", [])[0] == best
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path, key = tmp_path / "out.json", {"threads": "1"}
+    made: list[str] = []
+
+    def measure(name: str) -> dict[str, Any]:
+        made.append(name)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return {"seconds": len(made)}
+
+    for _ in range(2):
+        book = Ledger(path, key)
+        with contextlib.suppress(KeyboardInterrupt):
+            found = [book.once(name, functools.partial(measure, name)) for name in ("a", "b", "c")]
+    assert made == ["a", "b", "c", "c"]
+    assert found == [{"seconds": 1}, {"seconds": 2}, {"seconds": 4}]
+    stored = json.loads(path.read_text())["measurements"]
+    assert set(stored) == {"a", "b", "c"}
+    assert Ledger(path, key).began == stored["a"]["began"]
+    with pytest.raises(SystemExit, match=r"holds another run \(it differs in threads\)"):
+        Ledger(path, {"threads": "2"})
+
+
+def test_a_stored_measurement_is_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Result(measured("base", 1.5, answers=((-1.0, True), "text")), 1.0, 2.0, 3, 4, ("remark",))
+    monkeypatch.setattr(ledger, "run", lambda job, limit: result)
+    job = Job("ours", "m", (("base", None),))
+    assert Ledger(tmp_path / "out.json").run("a", job) == result
+    assert Ledger(tmp_path / "out.json").run("a", job) == result
+
+
+def test_what_a_run_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(*words: str) -> dict[str, str]:
+        monkeypatch.setattr("sys.argv", ["engine.py", "--data", "d", *words])
+        return engine.key_of(engine.read_arguments())
+
+    assert key("--out", "a", "--repeats", "3") == key("--out", "b", "--chart", "c")
+    assert key("--threads", "1") != key("--threads", "2")
+    assert key("--only", "mmlu") != key()
 
 
 def test_costs_and_shares() -> None:
     assert results.costs({"base": 2.0, "a": 1.0, "b": 3.0}, "base") == [(1, 1.5), (2, 3.0)]
-    assert results.share_of_allowed(5.0, 6.25) == 0.8
-    assert results.share_of_allowed(5.0, None) is None
+    rounds = [Result(measured("base", 2.0) | measured("a", n)) for n in (1.0, 2.0)] + [Result(failure="killed")]
+    found = scenarios.cost_spreads(rounds)
+    assert found == {"failure": "round 3: killed", "costs": {1: Spread((1.5, 2.0, None))}}
+    assert "| gsm8k | 1.75 (1.50–2.00) | round 3: killed |" in engine.candidates_table({"gsm8k": found})
     assert results.agreement([[1, 2, 3], [4]], [[1, 9, 3], [4, 5]]) == pytest.approx(3 / 5)
 
 
@@ -106,26 +255,39 @@ def test_samples_are_chosen_evenly_and_in_turns() -> None:
 
 def test_a_table_leaves_out_what_says_nothing() -> None:
     rows = [
-        Row("lm-eval, twice", 10.0, 5.0, 5.0, 2_000_000, 3 * 10**12, 2**30, ratio=1.0),
-        Row("ours | all", 2.0, 1.0, 1.0, 1_000_000, 10**12, 2**29, ratio=5.0, disagreement=results.Disagreement(1e-6)),
-        Row("broken", note="killed, most likely for memory"),
-    ]
+        Row("lm-eval, twice", Spread((10.0,)), Spread((9.0,)), Spread((5.0,)), 2_000_000, 3 * 10**12, 2**30,
+            ratio=Spread((1.0,))),
+        Row("ours | all", Spread((2.0, 4.0, 2.5)), Spread((2.0, 2.2, 2.1)), Spread((1.0, 2.0, None)), 1_000_000, 10**12,
+            2**29, ratio=Spread((5.0, 4.0, 4.5)), disagreement=results.Disagreement(1e-6)),
+        Row("broken", note="round 1: killed, most likely for memory"),
+    ]  # fmt: skip
     text = tables.comparison(rows)
     header, _, first, second, third = text.splitlines()[:5]
     assert "of allowed" not in header
-    assert first.startswith("| lm-eval, twice | 10 | 1.00 |")
-    assert second.startswith("| ours \\| all | 2 | 5.00 |")
+    assert "no drafts" not in header
+    assert first.startswith("| lm-eval, twice | 10 | 9 | 1.00 | 5 |")
+    assert second.startswith("| ours \\| all | 2.5 (2–4) | 2.1 (2–2.2) | 4.50 (4.00–5.00) | 1.5 (1–2) |")
     assert "1.0e-06 | 0 (0)" in second
     assert third.startswith("| broken | failed |")
-    assert text.endswith("- broken: killed, most likely for memory")
+    assert text.endswith("- broken: round 1: killed, most likely for memory")
     assert {line.count("|") for line in (header, first, third)} == {header.count("|")}
 
 
-def test_the_chart_is_well_formed_and_shows_every_ratio() -> None:
-    drawn = tables.chart({"a < b": [Row("x & y", 1.0, ratio=2.5), Row("broken", note="no")]}, "one & only")
-    root = ElementTree.fromstring(drawn)  # noqa: S314  # our own text
+def test_the_chart_is_well_formed_and_shows_every_median_with_its_range() -> None:
+    rows = [
+        Row("one", Spread((1.0,)), ratio=Spread((1.0,))),
+        Row("x & y", Spread((1.0,)), ratio=Spread((2.0, 4.0, 2.5))),
+        Row("no", note="no"),
+    ]
+    root = ElementTree.fromstring(tables.chart({"a < b": rows}, "one & only"))  # noqa: S314  # our own text
     texts = [element.text for element in root.iter() if element.text]
     assert {"a < b", "x & y", "2.5×", "one & only"} <= set(texts)
+    (whisker,) = (element.attrib["d"] for element in root.iter() if element.tag.endswith("path"))
+    bars = [element.attrib for element in root.iter() if element.tag.endswith("rect")][1:]
+    start, unit = float(bars[0]["x"]), float(bars[0]["width"])
+    assert whisker.startswith(f"M{start + 2 * unit:.1f} ")
+    assert f"H{start + 4 * unit:.1f}" in whisker
+    assert float(bars[1]["width"]) == pytest.approx(2.5 * unit)
 
 
 def test_only_leaves_what_was_named() -> None:
@@ -139,10 +301,13 @@ def test_only_leaves_what_was_named() -> None:
 
 
 def test_a_job_survives_json(tmp_path: Path) -> None:
-    ask = Ask("t/0", "generate_until", ("p", {"until": ["\n"], "max_gen_toks": 4}), 0)
-    job = Job("ours", "m", (("base", None), ("c", "folder")), (ask,), options={"draft": False}, batch_size="auto")
+    asks = (Ask("t/0", "generate_until", ("p", {"until": ["\n"], "max_gen_toks": 4}), 0),
+            Ask("t/1", "loglikelihood", ("q", " A"), 0), Ask("t/1", "loglikelihood", ("q", " B"), 1))  # fmt: skip
+    job = Job("ours", "m", (("base", None), ("c", "folder")), asks, options={"draft": False}, batch_size="auto")
     job.write(tmp_path / "job.json")
-    assert Job.read(tmp_path / "job.json") == job
+    read = Job.read(tmp_path / "job.json")
+    assert read == job
+    assert read.asks[1].arguments[0] is read.asks[2].arguments[0]
 
 
 @pytest.mark.slow
@@ -154,6 +319,7 @@ def test_lm_eval_and_ours_are_measured_alike_in_processes_of_their_own(tiny: Any
     job = Job("ours", str(tiny.model()), arms, tuple(asks), threads=1, keep=True)
     ours = jobs.run(job)
     assert not ours.failure
+    assert min(ours.arms["base"].seconds, ours.arms["base"].cpu_seconds, ours.loaded_bytes) > 0
     for arm in arms:
         theirs = jobs.run(Job("lm-eval", str(tiny.model()), (arm,), tuple(asks), batch_size=4, threads=1))
         assert not theirs.failure

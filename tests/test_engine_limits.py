@@ -318,12 +318,12 @@ def test_the_pool_keeps_within_its_memory_when_a_long_answer_joins_it(
     sizes: list[int] = []
     join = Batch.join
 
-    def measured(self: Any, other: Any, room: int) -> Any:
-        joined = join(self, other, room)
+    def measured(parts: Any, room: int) -> Any:
+        joined = join(parts, room)
         sizes.append(joined.rows * joined._columns)
         return joined
 
-    monkeypatch.setattr(Batch, "join", measured)
+    monkeypatch.setattr(Batch, "join", staticmethod(measured))
     assert_equal(answers(subject, prompts), reference)
     assert sizes
     # Finished rows are taken out only when they are a quarter of the pool.

@@ -373,7 +373,7 @@ def test_out_of_memory_makes_batches_smaller_and_loses_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["_copy", "join", "segment", "fill"])
+@pytest.mark.parametrize("method", ["take", "join", "segment", "fill"])
 def test_memory_that_runs_out_between_passes_changes_no_answer(
     tiny: Any, local_subject: Any, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

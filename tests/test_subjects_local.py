@@ -246,6 +246,50 @@ def test_an_adapter_that_is_not_applied_is_caught(tiny: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_candidate_that_is_the_baseline_itself_is_caught(tiny: Any, tmp_path: Path) -> None:
+    base, pool = tiny.model(), {}
+    baseline = build(tiny.folder, pool, model=str(base))
+    for same in (str(base), str(shutil.copytree(base, tmp_path / "copy"))):
+        failed = [c for c in build(tiny.folder, pool, model=same, batch_size=3).checks(baseline) if not c.passed]
+        assert [c.name for c in failed] == ["not-the-baseline"]
+        assert "the same model" in failed[0].detail
+    for other in ({"model": str(tiny.merged())}, {"model": str(base), "dtype": "bfloat16"}):
+        assert build(tiny.folder, pool, **other).checks(baseline)[0].passed
+    tuned = {"model": str(base), "adapter": str(tiny.adapter())}
+    ours, theirs = build(tiny.folder, pool, **tuned), build(tiny.folder, pool, **tuned)
+    assert "not-the-baseline" in [c.name for c in theirs.checks(ours) if not c.passed]
+
+
+@pytest.mark.slow
+def test_a_change_of_the_engines_or_the_tokenizers_changes_the_fingerprint(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = [build(tiny.folder, model=str(tiny.model())).fingerprint]
+    monkeypatch.setattr(local, "REVISION", local.REVISION + 1)
+    marks.append(build(tiny.folder, model=str(tiny.model())).fingerprint)
+    honest = local.version
+    monkeypatch.setattr(local, "version", lambda name: "9.9" if name == "tokenizers" else honest(name))
+    marks.append(build(tiny.folder, model=str(tiny.model())).fingerprint)
+    assert len(set(marks)) == 3
+
+
+@pytest.mark.slow
+def test_a_tokenizer_is_remembered_no_longer_than_its_subjects(tiny: Any) -> None:
+    import gc
+
+    pool: dict[Any, Any] = {}
+    baseline = build(tiny.folder, pool, model=str(tiny.model()))
+    other = build(tiny.folder, pool, model=str(tiny.merged()))
+    twin = build(tiny.folder, pool, model=str(tiny.model()))
+    assert twin.causal.encoder is baseline.causal.encoder is not other.causal.encoder
+    other.close()
+    twin.close()
+    del other, twin
+    gc.collect()
+    assert list(pool["encoders"].values()) == [baseline.causal.encoder]
+
+
+@pytest.mark.slow
 def test_answers_do_not_depend_on_the_batch(tiny: Any) -> None:
     base = tiny.model()
     requests: list[Request] = [
@@ -317,6 +361,21 @@ def test_evaluating_4bit_weights_does_not_spoil_later_training(tiny: Any) -> Non
     assert not any(m.support_avx512bf16_for_cpu for m in layers)
     assert not any(getattr(m.weight.quant_state, "packing_format_for_cpu", False) for m in layers)
     assert subject.describe()["quantization"] == "4bit"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["none", "8bit"])
+def test_a_checkpoint_with_a_missing_tensor_is_not_filled_up_with_random_numbers(
+    tiny: Any, tmp_path: Path, quantization: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny.model(), tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SubjectError, match=r"1 weights are missing.*layers\.1\.mlp\.up_proj\.weight"):
+        build(tmp_path, model="m", quantization=quantization)
 
 
 @pytest.mark.slow

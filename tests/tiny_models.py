@@ -24,6 +24,12 @@ CHAT_TEMPLATE = (
 
 FAMILIES = ("llama", "qwen2", "gpt_neox", "gpt2", "gemma", "mistral")
 METHODS = ("lora", "dora", "ia3", "prefix", "prompt", "p_tuning")
+_LORA_BUT: dict[str, dict[str, Any]] = {
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "tokens": {"trainable_token_indices": [20, 40]},
+    "head": {"modules_to_save": ["lm_head", "embed_tokens"]},
+}
 
 
 def make_tokenizer(folder: Path, *, bos: bool) -> None:
@@ -127,6 +133,8 @@ def _peft_config(method: str, base: Path) -> Any:
             r=4, lora_alpha=8, target_modules="all-linear", use_dora=method == "dora", bias=bias,
             alora_invocation_tokens=sets_in, **common,
         )  # fmt: skip
+    if method in _LORA_BUT:
+        return peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **_LORA_BUT[method], **common)
     if method == "ia3":
         return peft.IA3Config(**common, **_ia3_targets(base))
     if method == "prefix":

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ class Job:
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 2
-    repeats: int = 1
     warm: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     most: int = 2048
     keep: bool = False
@@ -51,22 +50,30 @@ class Job:
     def read(cls, path: Path) -> Job:
         """What `write` wrote."""
         stored = json.loads(path.read_text(encoding="utf-8"))
-        asks = tuple(Ask(a["sample"], a["kind"], tuple(a["arguments"]), a["idx"]) for a in stored.pop("asks"))
+        texts = stored.pop("texts")
+        asks = tuple(Ask(sample, kind, (texts[n], *rest), idx) for sample, kind, n, rest, idx in stored.pop("asks"))
         return cls(**{**stored, "asks": asks, "arms": tuple((name, adapter) for name, adapter in stored.pop("arms"))})
 
     def write(self, path: Path) -> None:
-        """As JSON."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        """As JSON; a prompt of several requests is in it, and later in memory, once, as in lm-eval's tasks."""
+        texts: dict[str, int] = {}
+        asks = [
+            (a.sample, a.kind, texts.setdefault(a.arguments[0], len(texts)), a.arguments[1:], a.idx) for a in self.asks
+        ]
+        rest = asdict(replace(self, asks=()))
+        path.write_text(json.dumps({**rest, "asks": asks, "texts": list(texts)}), encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One subject's run: seconds of each repeat, counted work, and its answers in the order of the requests.
+    """One subject's run: wall and CPU seconds, counted work, and its answers in the order of the requests.
 
-    An answer is (log-likelihood, is greedy) or a text; `tokens` are the ids of generated texts where they are known.
+    CPU seconds are those of all threads of the process, user and system, while the clock ran. An answer is
+    (log-likelihood, is greedy) or a text; `tokens` are the ids of generated texts where they are known.
     """
 
-    seconds: tuple[float, ...]
+    seconds: float
+    cpu_seconds: float
     work: Work
     size: Size
     answers: tuple[Any, ...]
@@ -84,6 +91,7 @@ class Arm:
                 "size": Size(**stored["size"]),
                 "answers": tuple(tuple(a) if isinstance(a, list) else a for a in stored["answers"]),
                 "tokens": tuple(tuple(ids) for ids in stored["tokens"]),
+                "outputs": tuple(stored["outputs"]),
             }
         )
 
@@ -105,7 +113,8 @@ class Result:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Result:
         """From JSON."""
-        return cls(**{**stored, "arms": {name: Arm.of(arm) for name, arm in stored["arms"].items()}})
+        arms = {name: Arm.of(arm) for name, arm in stored["arms"].items()}
+        return cls(**{**stored, "arms": arms, "remarks": tuple(stored["remarks"])})
 
 
 def run(job: Job, limit: float | None = None) -> Result:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from statistics import median
 from typing import Any
 
@@ -37,24 +37,93 @@ class Disagreement:
             self.texts + other.texts,
         )
 
+    def worst(self, other: Disagreement) -> Disagreement:
+        """Of the same arms in two rounds: the larger of every figure."""
+        return Disagreement(*map(max, astuple(self), astuple(other)))
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One figure of every round, in their order, none where the round has none; shown as the median and the range."""
+
+    values: tuple[float | None, ...]
+
+    @property
+    def known(self) -> list[float]:
+        """Without the rounds that have none."""
+        return [value for value in self.values if value is not None]
+
+    @property
+    def median(self) -> float:
+        """Of the rounds that have one."""
+        return median(self.known)
+
+    @property
+    def low(self) -> float:
+        """The smallest."""
+        return min(self.known)
+
+    @property
+    def high(self) -> float:
+        """The largest."""
+        return max(self.known)
+
+
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """The figures of all rounds, or none where no round has one."""
+    found = Spread(tuple(values))
+    return found if found.known else None
+
+
+def per_round(above: Spread | None, below: Spread | None, unit: float | None = 1.0) -> Spread | None:
+    """`above` / `below` / `unit`, each round by itself, so that a machine's drift between rounds cancels.
+
+    None without a unit that is a finite number, and a round in which either is missing has none.
+    """
+    if above is None or below is None or unit is None or not math.isfinite(unit):
+        return None
+    pairs = zip(above.values, below.values, strict=True)
+    return spread(None if a is None or b is None else a / b / unit for a, b in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one alternative's processes measured in one round: arms by name, the most memory, or a failure."""
+
+    arms: Mapping[str, Arm]
+    peak_bytes: int = 0
+    loaded_bytes: int = 0
+    failure: str = ""
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> Round:
+        """Of one process for all arms, or of one for each, as lm-eval's."""
+        failure = next((result.failure for result in results if result.failure), "")
+        arms = {} if failure else {name: arm for result in results for name, arm in result.arms.items()}
+        peak, loaded = max(r.peak_bytes for r in results), max(r.loaded_bytes for r in results)
+        return cls(arms, peak, loaded, failure)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a table: an alternative on a workload with one candidate, both subjects together."""
+    """One line of a table: an alternative on a workload with one candidate, both subjects together.
+
+    `drafting` is how many times quicker the candidate is than the same engine without drafts.
+    """
 
     alternative: str
-    seconds: float | None = None
-    base_seconds: float | None = None
-    candidate_seconds: float | None = None
+    seconds: Spread | None = None
+    cpu_seconds: Spread | None = None
+    candidate_seconds: Spread | None = None
     tokens: int = 0
     flops: int = 0
     peak_bytes: int = 0
     loaded_bytes: int = 0
-    import_seconds: float = 0.0
-    load_seconds: float = 0.0
     disagreement: Disagreement | None = None
-    ratio: float | None = None
-    share: float | None = None
+    ratio: Spread | None = None
+    cpu_ratio: Spread | None = None
+    share: Spread | None = None
+    drafting: Spread | None = None
     note: str = ""
 
 
@@ -80,31 +149,33 @@ def pick(choices: Sequence[tuple[float, bool]]) -> int:
     return max(range(len(choices)), key=lambda i: (choices[i][0], -i))
 
 
-def row_of(name: str, results: Sequence[Result], base: str, candidate: str, note: str = "") -> Row:
-    """A line without comparison; several results (lm-eval's two runs) are added, their memory is not."""
-    failures = [result.failure for result in results if result.failure]
-    if failures:
-        return Row(name, note=failures[0])
-    arms: dict[str, Arm] = {key: arm for result in results for key, arm in result.arms.items()}
-    pair = [arms[key] for key in dict.fromkeys((base, candidate)) if key in arms]
+def row_of(name: str, rounds: Sequence[Round], base: str, candidate: str) -> Row:
+    """A line without comparison; a round that failed is named in the note. Memory is the most of all rounds."""
+    pairs = [[one.arms[base], one.arms[candidate]] if one.arms else [] for one in rounds]
+    failures = [f"round {n}: {one.failure}" for n, one in enumerate(rounds, start=1) if one.failure]
+    shown = next((pair for pair in pairs if pair), [])
     return Row(
         name,
-        seconds=sum(median(arm.seconds) for arm in pair),
-        base_seconds=median(arms[base].seconds) if base in arms else None,
-        candidate_seconds=median(arms[candidate].seconds) if candidate in arms else None,
-        tokens=sum(arm.work.tokens for arm in pair),
-        flops=sum(flops(arm.size, arm.work) for arm in pair),
-        peak_bytes=max(result.peak_bytes for result in results),
-        loaded_bytes=max(result.loaded_bytes for result in results),
-        import_seconds=sum(result.import_seconds for result in results),
-        load_seconds=sum(result.load_seconds for result in results),
-        note=note,
+        seconds=spread(sum(arm.seconds for arm in pair) if pair else None for pair in pairs),
+        cpu_seconds=spread(sum(arm.cpu_seconds for arm in pair) if pair else None for pair in pairs),
+        candidate_seconds=spread(pair[-1].seconds if pair else None for pair in pairs),
+        tokens=sum(arm.work.tokens for arm in shown),
+        flops=sum(flops(arm.size, arm.work) for arm in shown),
+        peak_bytes=max(one.peak_bytes for one in rounds),
+        loaded_bytes=max(one.loaded_bytes for one in rounds),
+        note="; ".join(failures),
     )
 
 
-def share_of_allowed(ratio: float | None, allowed: float | None) -> float | None:
-    """The measured ratio as a share of the one that the saved tokens allow."""
-    return None if ratio is None or allowed is None or not math.isfinite(allowed) else ratio / allowed
+def order(names: Sequence[str], turn: int) -> list[str]:
+    """In which order the alternatives run in a round: the first, lm-eval, in the middle, every second round backwards.
+
+    So none is far in time from the one it is compared with, nor always before or always after it.
+    """
+    first, *rest = names
+    half = len(rest) // 2
+    row = [*rest[:half], first, *rest[half:]]
+    return row[::-1] if turn % 2 else row
 
 
 def costs(seconds: Mapping[str, float], base: str) -> list[tuple[int, float]]:

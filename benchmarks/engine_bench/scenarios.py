@@ -9,79 +9,98 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
-from statistics import median
 from typing import Any
 
-from benchmarks.engine_bench.comparing import Setup
-from benchmarks.engine_bench.jobs import BASE, ROOT, run, say, spawn
+from benchmarks.engine_bench.comparing import Setup, best_batch
+from benchmarks.engine_bench.jobs import BASE, ROOT, Result, spawn
 from benchmarks.engine_bench.model import DISAGREEING, REGRESSING
-from benchmarks.engine_bench.results import costs, pick
+from benchmarks.engine_bench.results import Spread, costs, pick, spread
 from benchmarks.engine_bench.workloads import Ask, in_turns, input_rows, mmlu_subjects, samples_of
+from harness.records import content_hash
 
 ITEMS = 14_042  # test questions of MMLU, all subjects
 _RIGHT = 0.6  # share of the base's answers that are made right, about what a useful model has
 
 
 def scaling(setup: Setup, asks: Sequence[Ask], sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Seconds and memory of base and one candidate for more and more samples, each number in a process of its own."""
+    """Seconds and memory of base and one candidate for more and more samples, each once in a process of its own."""
     rows = []
     for size in sizes:
-        say(f"scaling: {size} samples")
-        result = run(setup.job("ours", [BASE, next(iter(setup.adapters))], in_turns(asks, size)))
-        seconds = sum(median(arm.seconds) for arm in result.arms.values())
+        job = setup.job("ours", [BASE, next(iter(setup.adapters))], in_turns(asks, size))
+        result = setup.ledger.run(f"scaling, {size} samples", job)
         rows.append({
-            "samples": size, "seconds": seconds, "tokens": sum(arm.work.tokens for arm in result.arms.values()),
-            "peak_bytes": result.peak_bytes, "loaded_bytes": result.loaded_bytes, "failure": result.failure,
+            "samples": size, "failure": result.failure,
+            "seconds": sum(arm.seconds for arm in result.arms.values()),
+            "cpu_seconds": sum(arm.cpu_seconds for arm in result.arms.values()),
+            "tokens": sum(arm.work.tokens for arm in result.arms.values()),
+            "peak_bytes": result.peak_bytes, "loaded_bytes": result.loaded_bytes,
         })  # fmt: skip
     return rows
 
 
 def candidates(setup: Setup, workloads: Mapping[str, Sequence[Ask]]) -> dict[str, Any]:
-    """For each workload, what the base and its first k agreeing candidates cost in units of the base alone."""
+    """For each workload, what the base and its first k agreeing candidates cost in units of the base alone, in rounds.
+
+    The base's cost is that of the same process.
+    """
     names = [name for name in setup.adapters if name not in (DISAGREEING, REGRESSING)][:3]
-    found: dict[str, Any] = {}
-    for title, asks in workloads.items():
-        say(f"candidates: {title}")
-        result = run(setup.job("ours", [BASE, *names], asks))
-        seconds = {name: median(arm.seconds) for name, arm in result.arms.items()}
-        found[title] = {"failure": result.failure, "seconds": seconds} | (
-            {} if result.failure else {"costs": costs(seconds, BASE)}
-        )
-    return found
+    found: dict[str, list[Result]] = {title: [] for title in workloads}
+    for turn in range(setup.repeats):
+        for title, asks in workloads.items():
+            job = setup.job("ours", [BASE, *names], asks)
+            found[title].append(setup.ledger.run(f"candidates, {title}, round {turn + 1}", job))
+    return {title: cost_spreads(results) for title, results in found.items()}
 
 
-def startup(setup: Setup) -> dict[str, Any]:
-    """Seconds of `harness --help`, and from loaded weights to the first scored sample of one task and of a group."""
-    say("start-up")
-    took = []
-    for _ in range(5):
-        began = time.perf_counter()
-        code, errors = spawn([sys.executable, "-m", "harness", "--help"], 60, setup.threads)
-        assert code == 0, errors
-        took.append(time.perf_counter() - began)
-    found: dict[str, Any] = {"harness --help": median(took)}
-    for task in (f"mmlu_{mmlu_subjects(setup.data)[0]}", "mmlu"):
-        job = replace(setup.job("first", [BASE]), task=task, data=str(setup.data))
-        result = run(job)
-        found[task] = {
-            "failure": result.failure, "imports and task": result.import_seconds, "weights": result.load_seconds,
-            "first sample": result.first_seconds,
-        }  # fmt: skip
-    return found
+def cost_spreads(results: Sequence[Result]) -> dict[str, Any]:
+    """The cost with k candidates over the rounds, by k, and the failures."""
+    rounds = [
+        dict(costs({name: arm.seconds for name, arm in result.arms.items()}, BASE)) if not result.failure else {}
+        for result in results
+    ]
+    counts = sorted({k for one in rounds for k in one})
+    failure = "; ".join(f"round {n}: {r.failure}" for n, r in enumerate(results, start=1) if r.failure)
+    return {"failure": failure, "costs": {k: spread(one.get(k) for one in rounds) for k in counts}}
+
+
+def startup(setup: Setup) -> dict[str, Spread | None]:
+    """Seconds of `harness --help`, and from loaded weights to the first scored sample of a task and of a group."""
+    tasks = (f"mmlu_{mmlu_subjects(setup.data)[0]}", "mmlu")
+    helped: list[float] = []
+    first: dict[str, list[float | None]] = {task: [] for task in tasks}
+    for turn in range(1, setup.repeats + 1):
+        helped.append(setup.ledger.once(f"start-up, round {turn}, --help", lambda: _help(setup))["seconds"])
+        for task in tasks:
+            job = replace(setup.job("first", [BASE]), task=task, data=str(setup.data))
+            result = setup.ledger.run(f"start-up, round {turn}, {task}", job)
+            first[task].append(None if result.failure else result.first_seconds)
+    shown = {f"first sample of `{task}` after the weights are loaded": spread(took) for task, took in first.items()}
+    return {"`harness --help`": spread(helped), **shown}
+
+
+def _help(setup: Setup) -> dict[str, float]:
+    began = time.perf_counter()
+    code, errors = spawn([sys.executable, "-m", "harness", "--help"], 60, setup.threads)
+    assert code == 0, errors
+    return {"seconds": time.perf_counter() - began}
 
 
 # ---------------------------------------------------------------- stopping early
 
 
-def early(setup: Setup, folder: Path, lm_eval_batch: int | str, labelled: int, limit: int | None) -> dict[str, Any]:
+def early(
+    setup: Setup, folder: Path, lm_eval_batch: int | str | None, labelled: int, limit: int | None
+) -> dict[str, Any]:
     """A clear pass and a clear regression on all of MMLU through the real gate, against lm-eval run twice.
 
     The questions' own answers show nothing, since a model of this size knows none of them. So each question gets as
     its right answer what the base says, with probability 0.6, and another letter otherwise; the requests stay what they
     are. Only the first `labelled` questions of the gate's order have one; a gate that goes beyond them says so by its
-    failures. lm-eval's time for all questions is extrapolated, see `_lm_eval_seconds`.
+    failures. lm-eval's time for all questions is extrapolated, see `_lm_eval_seconds`; its batch size is looked for on
+    the same sample where none is given. Everything is measured once.
     """
     shutil.rmtree(folder, ignore_errors=True)
     _write_tasks(folder / "tasks", setup)
@@ -89,20 +108,22 @@ def early(setup: Setup, folder: Path, lm_eval_batch: int | str, labelled: int, l
     regressing = REGRESSING if REGRESSING in others else others[0]
     gates = {name: _write_gate(folder, name, setup, limit) for name in (passing, regressing)}
     asks, keys = _first_asked(next(iter(gates.values())), labelled)
-    say(f"stopping early: what the base says to {len(keys)} questions")
-    answered = run(setup.job("ours", [BASE], asks))
+    answered = setup.ledger.run(f"stopping early, the base's answers to {len(keys)}", setup.job("ours", [BASE], asks))
     assert not answered.failure, answered.failure
     _write_labels(folder / "tasks" / "labels.json", asks, answered.arms[BASE].answers, keys)
-    rate = _lm_eval_seconds(setup, asks, lm_eval_batch)
+    few = set(samples_of(asks)[: setup.probe])
+    sample = [ask for ask in asks if ask.sample in few]
+    batch = lm_eval_batch or best_batch(setup, "stopping early", sample)[0]
+    rate = _lm_eval_seconds(setup, asks, sample, batch)
     items = ITEMS if limit is None else limit * len(mmlu_subjects(setup.data))
     found: dict[str, Any] = {
         "items": items, "labelled": len(keys), "lm-eval seconds a sample, both": rate,
         "lm-eval seconds, extrapolated": rate * items,
     }  # fmt: skip
     for name, config in gates.items():
-        say(f"stopping early: the gate of {name}")
-        found[name] = _gate(config, setup) | {"label": "pass" if name == passing else "regression"}
-        found[name]["ratio"] = rate * items / found[name]["seconds"]
+        told = setup.ledger.once(f"stopping early, the gate of {name}", partial(_gate, config, setup))
+        found[name] = {**told, "label": "pass" if name == passing else "regression"}
+        found[name]["ratio"] = rate * items / told["seconds"]
     return found
 
 
@@ -189,21 +210,20 @@ def _write_labels(path: Path, asks: Sequence[Ask], answers: Sequence[Any], keys:
     path.write_text(json.dumps(labels), encoding="utf-8")
 
 
-def _lm_eval_seconds(setup: Setup, asks: Sequence[Ask], batch: int | str) -> float:
+def _lm_eval_seconds(setup: Setup, asks: Sequence[Ask], sample: Sequence[Ask], batch: int | str) -> float:
     """Seconds that lm-eval takes for one sample on average, base and candidate together, on all of MMLU.
 
-    Seconds a token are measured on the first samples of a random order; what a sample has in tokens is the mean over
+    Seconds a token are measured on `sample`, the first of a random order; what a sample has in tokens is the mean over
     all of `asks`, without any padding, since over thousands of samples sorted by length there would be little.
     """
     from transformers import AutoTokenizer
 
-    few = set(samples_of(asks)[: setup.probe])
-    sample = [ask for ask in asks if ask.sample in few]
     per_token = 0.0
     for arm in (BASE, next(iter(setup.adapters))):
-        result = run(replace(setup.job("lm-eval", [arm], sample), batch_size=batch))
+        job = replace(setup.job("lm-eval", [arm], sample), batch_size=batch)
+        result = setup.ledger.run(f"stopping early, lm-eval: {arm}", job)
         assert not result.failure, result.failure
-        per_token += median(result.arms[arm].seconds) / result.arms[arm].work.tokens
+        per_token += result.arms[arm].seconds / result.arms[arm].work.tokens
     rows = input_rows(asks, AutoTokenizer.from_pretrained(setup.model))
     return per_token * sum(map(len, rows)) / len(samples_of(asks))
 
@@ -229,6 +249,12 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("torch", "transformers", "peft", "lm_eval", "tokenizers")}
+
+
+def sources() -> str:
+    """A hash of every file of ours that a measurement runs."""
+    files = sorted(path for folder in ("harness", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+    return content_hash({str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files})[:16]
 
 
 def revision() -> str:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,10 @@ def lm_eval(job: Job, began: float) -> Result:
     lm = HFLM(pretrained=job.model, peft=adapter, device=job.device, dtype=job.dtype, **size)
     instances = [ask.instance() for ask in job.asks]
     before = _settled(job.device)
-    loaded, seconds, answers = time.perf_counter(), [], []
-    for _ in range(job.repeats):
-        with metered(lm.model) as work, contextlib.redirect_stdout(sys.stderr), _clock(seconds, job.device):
-            answers = _by_kind(lm, instances)
-    arm = Arm(tuple(seconds), work, size_of(lm.model), tuple(answers))
+    loaded = time.perf_counter()
+    with metered(lm.model) as work, contextlib.redirect_stdout(sys.stderr), _clock(job.device) as took:
+        answers = _by_kind(lm, instances)
+    arm = Arm(took.seconds, took.cpu_seconds, work, size_of(lm.model), tuple(answers))
     return Result({name: arm}, imported - began, loaded - imported, before, peak_memory(job.device))
 
 
@@ -77,23 +76,16 @@ def ours(job: Job, began: float) -> Result:
     requests = [request_of(ask.instance(), 1234) for ask in job.asks]
     subjects, load_seconds = _load(job)
     before = _settled(job.device)
-    arms: dict[str, list[Arm]] = {}
-    profiled = ""
-    for turn in range(job.repeats):
-        if turn:  # an engine keeps prefixes and a tokenizer's encoder keeps pairs, so every repeat starts from nothing
-            _close(subjects)
-            subjects, _ = _load(job)
-        with tempfile.TemporaryDirectory() as folder, OutputCache(Path(folder) / "outputs.sqlite") as cache:
-            _warm(job, subjects, cache, requests)
-            sources = [Source.of(subject) for subject in subjects.values()]
-            with _profiler(job.profile) as report:
-                for name, _ in job.arms:  # a warm one is read from the cache, as the gate does it, on the same clock
-                    arms.setdefault(name, []).append(_answer(job, subjects[name], requests, cache, sources))
-            profiled = report()
+    with tempfile.TemporaryDirectory() as folder, OutputCache(Path(folder) / "outputs.sqlite") as cache:
+        _warm(job, subjects, cache, requests)
+        sources = [Source.of(subject) for subject in subjects.values()]
+        with _profiler(job.profile) as report:
+            # A warm arm is read from the cache, as the gate does it, on the same clock.
+            arms = {name: _answer(job, subjects[name], requests, cache, sources) for name, _ in job.arms}
+        profiled = report()
     remarks = tuple(f"{name}: {remark}" for name, subject in subjects.items() for remark in subject.remarks())
-    merged = {name: _merged(repeats) for name, repeats in arms.items()}
     peak = peak_memory(job.device)
-    return Result(merged, imported - began, load_seconds, before, peak, remarks, profiled)
+    return Result(arms, imported - began, load_seconds, before, peak, remarks, profiled)
 
 
 def _load(job: Job) -> tuple[dict[str, Any], float]:
@@ -114,11 +106,6 @@ def _load(job: Job) -> tuple[dict[str, Any], float]:
     return subjects, time.perf_counter() - began
 
 
-def _close(subjects: dict[str, Any]) -> None:
-    for subject in subjects.values():
-        subject.close()
-
-
 def _warm(job: Job, subjects: dict[str, Any], cache: Any, requests: Sequence[Any]) -> None:
     """Put the outputs of the warm arms where an earlier gate would have left them."""
     from harness.records import Output
@@ -134,18 +121,17 @@ def _answer(job: Job, subject: Any, requests: Sequence[Any], cache: Any, sources
     from harness.execution.local import answer_cached
 
     drafting = Drafting(cache, sources)
-    seconds: list[float] = []
     outputs: list[Any] = []
     with subject.causal.activate() as model:
         size, counter = size_of(model), metered(model)
-    with counter as work, _clock(seconds, job.device):
+    with counter as work, _clock(job.device) as took:
         for part in _parts(job, requests):
             outputs += answer_cached(subject, part, cache, lambda _: None, drafting)
     failed = [output.failure for output in outputs if output.failure is not None]
     if failed:
         raise RuntimeError(f"{len(failed)} requests failed: {failed[0]}")
     return Arm(
-        tuple(seconds), work, size,
+        took.seconds, took.cpu_seconds, work, size,
         tuple((o.logprob, bool(o.is_greedy)) if o.text is None else o.text for o in outputs),
         tuple(o.ids for o in outputs if o.text is not None),
         tuple(asdict(o) for o in outputs) if job.keep else (),
@@ -164,13 +150,6 @@ def _parts(job: Job, requests: Sequence[Any]) -> Iterator[Sequence[Any]]:
         part.append(request)
     if part:
         yield part
-
-
-def _merged(repeats: Sequence[Arm]) -> Arm:
-    """The last repeat, with the seconds of all."""
-    last = repeats[-1]
-    seconds = tuple(second for arm in repeats for second in arm.seconds)
-    return Arm(seconds, last.work, last.size, last.answers, last.tokens, last.outputs, last.usage)
 
 
 def first(job: Job, began: float) -> Result:
@@ -202,10 +181,12 @@ def _exceptions_instead_of_kills(job: Job) -> None:
 
 
 def _settled(device: str) -> int:
-    """Bytes in use once everything is loaded; on CUDA the peak counts from here."""
+    """Bytes in use once everything is loaded; the peak counts from here, where the system lets it be set back."""
     import gc
 
     gc.collect()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the highest resident size is the present one again
     if device.startswith("cuda"):
         import torch
 
@@ -214,15 +195,23 @@ def _settled(device: str) -> int:
     return peak_memory(device)
 
 
+@dataclass(slots=True)
+class _Took:
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
 @contextlib.contextmanager
-def _clock(seconds: list[float], device: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
+def _clock(device: str) -> Iterator[_Took]:
+    """Wall and CPU seconds of what is done inside; read them after it."""
+    took = _Took()
+    began, busy = time.perf_counter(), time.process_time()
+    yield took
     if device.startswith("cuda"):
         import torch
 
         torch.cuda.synchronize()
-    seconds.append(time.perf_counter() - began)
+    took.seconds, took.cpu_seconds = time.perf_counter() - began, time.process_time() - busy
 
 
 @contextlib.contextmanager

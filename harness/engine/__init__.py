@@ -45,7 +45,7 @@ class CausalModel:
     dtype: str
     activate: Callable[[], AbstractContextManager[Any]]
     render: Callable[[Sequence[Message]], str]
-    steady: int | None = None
+    steady: int | None
 
     @property
     def room(self) -> int:

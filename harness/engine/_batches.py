@@ -43,13 +43,14 @@ def attempt(batch: Sequence[Item], run: Callable[[Sequence[Item]], Result]) -> R
     try:
         return run(batch)
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
     _release()
     return None
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: the machine's failure, not that of what was being computed or loaded."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_PRIOR = (9, 1)  # right and wrong tokens imagined before the first draft is verified
+_PRIOR = (4, 1)  # right and wrong tokens imagined before the first draft is verified
 _RETURN = 4  # tokens proposed when a row first comes back
 _PAIR = 2  # tokens that must agree before a row comes back
 

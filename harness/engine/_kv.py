@@ -77,6 +77,7 @@ class Batch:
         self.shape = shape
         self.lengths = list(lengths)
         self.end = max(self.lengths, default=0)
+        self._ends: list[int] = []
         columns, rows = self.end + room, len(self.lengths)
         self.layers: Layers = [
             (
@@ -122,31 +123,37 @@ class Batch:
         """A transformers cache that reads these columns and writes new ones behind them."""
         return _make_cache(self)
 
-    def keep(self, new: Sequence[int], room: int = 0) -> Batch:
-        """After new columns were written: the batch in which row i keeps the first `new[i]` of them.
+    def keep(self, new: Sequence[int]) -> Batch:
+        """After new columns were written: row i keeps the first `new[i]` of them.
 
-        Memory is copied only where the rows must move; the copy can grow by `room` columns.
+        Where these differ the rows end at different columns until they are moved, by `take` or `join`; so no memory
+        is needed here, and rows that are not wanted any more are never moved.
         """
+        self.lengths = [length + count for length, count in zip(self.lengths, new, strict=True)]
         if all(count == new[0] for count in new):
             self.end += new[0]
-            self.lengths = [length + new[0] for length in self.lengths]
-            return self
-        ends = [self.end + count for count in new]
-        return self._copy(list(range(self.rows)), ends, [n + c for n, c in zip(self.lengths, new, strict=True)], room)
+        else:
+            self._ends = [self.end + count for count in new]
+        return self
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the rows end at different columns, so that nothing can be forwarded behind them."""
+        return bool(self._ends)
 
     def take(self, rows: Sequence[int], room: int) -> Batch:
         """Some of the rows, as a batch of their own."""
-        return self._copy(list(rows), [self.end] * len(rows), [self.lengths[row] for row in rows], room)
+        return Batch.join([(self, rows)], room)
 
-    def join(self, other: Batch, room: int) -> Batch:
-        """The rows of both, these first."""
-        joined = Batch(self.shape, [*self.lengths, *other.lengths], room)
-        for source, first in ((self, 0), (other, self.rows)):
-            last, width = first + source.rows, min(source.end, joined.end)
-            for target, pair in zip(joined.layers, source.layers, strict=True):
-                for into, buffer in zip(target, pair, strict=True):
-                    into[first:last, :, : joined.end - width] = 0
-                    into[first:last, :, joined.end - width : joined.end] = buffer[:, :, source.end - width : source.end]
+    @staticmethod
+    def join(parts: Sequence[tuple[Batch, Sequence[int]]], room: int) -> Batch:
+        """Some of the rows of several batches of one shape, behind one another."""
+        lengths = [batch.lengths[row] for batch, rows in parts for row in rows]
+        joined = Batch(parts[0][0].shape, lengths, room)
+        first = 0
+        for batch, rows in parts:
+            joined._move(first, batch, rows)
+            first += len(rows)
         return joined
 
     def segment(self, row: int, first: int, count: int) -> Segment:
@@ -157,24 +164,30 @@ class Batch:
 
     @property
     def room(self) -> int:
-        """Columns that can still be written."""
-        return self._columns - self.end
+        """Columns that can still be written; none in a ragged batch."""
+        return 0 if self.ragged else self._columns - self.end
+
+    @property
+    def width(self) -> int:
+        """Columns that the rows take once they end at a common edge."""
+        return max(self.lengths, default=0) if self.ragged else self.end
 
     @property
     def _columns(self) -> int:
         return int(self.layers[0][0].shape[2])
 
-    def _copy(self, rows: list[int], ends: list[int], lengths: list[int], room: int) -> Batch:
-        """Rows `rows`, of which row i ends at column `ends[i]`, moved to a common right edge."""
-        made = Batch(self.shape, lengths, room)
+    def _move(self, first: int, source: Batch, rows: Sequence[int]) -> None:
+        """Put rows of `source` at this batch's edge, from row `first` on."""
+        lengths = [source.lengths[row] for row in rows]
+        ends = [source._ends[row] if source.ragged else source.end for row in rows]
         move = _move_rows if self.shape.device == "cpu" else _gather_rows
-        for target, pair in zip(made.layers, self.layers, strict=True):
+        last = first + len(lengths)
+        for target, pair in zip(self.layers, source.layers, strict=True):
             for into, buffer in zip(target, pair, strict=True):
-                move(into[:, :, : made.end], buffer, rows, ends, lengths)
-        return made
+                move(into[first:last, :, : self.end], buffer, rows, ends, lengths)
 
 
-def _move_rows(into: Any, buffer: Any, rows: list[int], ends: list[int], lengths: list[int]) -> None:
+def _move_rows(into: Any, buffer: Any, rows: Sequence[int], ends: Sequence[int], lengths: Sequence[int]) -> None:
     """Row by row: on a CPU plain memory moves are several times faster than an indexed copy."""
     width = into.shape[2]
     for i, (row, end, length) in enumerate(zip(rows, ends, lengths, strict=True)):
@@ -182,7 +195,7 @@ def _move_rows(into: Any, buffer: Any, rows: list[int], ends: list[int], lengths
         into[i, :, width - length :] = buffer[row, :, end - length : end]
 
 
-def _gather_rows(into: Any, buffer: Any, rows: list[int], ends: list[int], lengths: list[int]) -> None:
+def _gather_rows(into: Any, buffer: Any, rows: Sequence[int], ends: Sequence[int], lengths: Sequence[int]) -> None:
     """All rows at once: on a GPU every call costs more than what it moves."""
     import torch
 
@@ -190,7 +203,7 @@ def _gather_rows(into: Any, buffer: Any, rows: list[int], ends: list[int], lengt
     columns = torch.arange(into.shape[2]) - into.shape[2] + stop  # [rows, columns]
     # A pad reads the row's own first token, which is finite; the mask hides it.
     columns = torch.maximum(columns, stop - torch.tensor(lengths)[:, None]).to(buffer.device)
-    which = torch.tensor(rows, device=buffer.device)[:, None]
+    which = torch.tensor(list(rows), device=buffer.device)[:, None]
     into[:] = buffer.transpose(1, 2)[which, columns].transpose(1, 2)  # through [rows, columns, heads, size]
 
 

@@ -131,7 +131,7 @@ class Passes:
         try:
             first = Batch(self.shape, [0] * 3, max(cuts)) if self.root is None else self._rooted(3, max(cuts))
             self.forward(heads, [[]] * 3, first)
-            second = first.keep(cuts, max(map(len, tails)))
+            second = first.keep(cuts).take(range(len(rows)), max(map(len, tails)))
             ours = self.forward(tails, [range(len(tail)) for tail in tails], second)
             theirs = torch.cat([self._whole(row)[cut:] for row, cut in zip(rows, cuts, strict=True)])
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:

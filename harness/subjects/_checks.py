@@ -17,6 +17,21 @@ _PROBES: Sequence[tuple[str, str]] = (
 )  # fmt: skip
 
 
+def not_the_baseline(baseline: Subject, candidate: Subject) -> Check:
+    """Check "not-the-baseline": equal fingerprints mean equal answers, so that a gate would find no regression.
+
+    It is asked of local subjects only: recorded answers that are alike say nothing of what gave them.
+    """
+    name = "not-the-baseline"
+    if baseline.fingerprint != candidate.fingerprint:
+        return Check(name, True, "candidate and baseline differ in their weights, adapter, tokenizer or settings")
+    detail = (
+        f"{candidate.name} answers exactly as {baseline.name} does because it is the same model with the same settings;"
+        " name the adapter or checkpoint that was trained"
+    )
+    return Check(name, False, detail)
+
+
 def adapter_active(baseline: Subject, candidate: Subject) -> Check:
     """Check "adapter-active": whether any log-likelihood of a fixed probe differs between the two subjects.
 

@@ -86,10 +86,10 @@ def find_adapter(name: str, folder: Path) -> Path:
 
 def locate(name: str, revision: str | None, folder: Path, patterns: list[str]) -> Path:
     """A local folder, or the snapshot of a hub repository (from its cache alone when HF_HUB_OFFLINE is set)."""
+    if (problem := why_nowhere(name, folder)) is not None:
+        raise SubjectError(problem)
     if _is_local(name, folder):
-        return (folder / name).expanduser().resolve()
-    if not _HUB_NAME.fullmatch(name):
-        raise SubjectError(f"{folder / name}: no such folder, and {name!r} is not the name of a hub repository")
+        return place(name, folder).resolve()
     from huggingface_hub import snapshot_download
 
     try:
@@ -98,6 +98,28 @@ def locate(name: str, revision: str | None, folder: Path, patterns: list[str]) -
         raise SubjectError(
             f"{name!r} is no folder in {folder} and was not found on the hub: {type(error).__name__}: {error}"
         ) from error
+
+
+def why_nowhere(name: str, folder: Path, *, owned: bool = False) -> str | None:
+    """Why `name` is neither a folder nor, by its form, a hub repository; None where it may be one.
+
+    `owned` is for what has an owner on the hub, owner/name: only some old models are named by one word.
+    """
+    if _is_local(name, folder):
+        return None
+    is_path = name.startswith(("./", "../", "~", "/"))
+    if not is_path and _HUB_NAME.fullmatch(name) and ("/" in name or not owned):
+        return None
+    also = "" if is_path else f", and {name!r} is not the name of a hub repository"
+    return f"{place(name, folder)}: no such folder{also}"
+
+
+def place(name: str, folder: Path) -> Path:
+    """A path as the user wrote it: from their home folder, absolute, or relative to `folder`."""
+    try:
+        return folder / Path(name).expanduser()
+    except RuntimeError:  # the home folder of nobody
+        return folder / name
 
 
 def tokenizer_hashes(folder: Path) -> dict[str, str]:
@@ -121,7 +143,7 @@ def digest(hashes: dict[str, str]) -> str:
 
 
 def _is_local(name: str, folder: Path) -> bool:
-    return (folder / name).expanduser().is_dir()
+    return place(name, folder).is_dir()
 
 
 def _present(folder: Path, names: Iterable[str]) -> list[Path]:

@@ -2,33 +2,37 @@
 
 Baseline and candidate on one base use one set of weights: the baseline is the base with the adapter switched off, the
 candidate the same with it on, one after the other and never mixed in a batch (only plain LoRA could be mixed, and the
-other PEFT types ignore the request silently). Sharing is allowed only where it is exact: after an adapter is attached,
-the base with the adapter off must answer a probe bit for bit as it did before; otherwise the adapter gets weights of
-its own. An adapter that trained biases is the known case: switching it off leaves its biases in place.
+other PEFT types ignore the request silently).
+
+Sharing is allowed only where it is exact. After an adapter was attached, and again after it was taken off, the base
+must have the bits that were loaded, and with every adapter switched off it must answer a probe bit for bit as before.
+Otherwise, and also where PEFT failed half way, the base is let go of: whoever else holds it has it loaded afresh at the
+next use, and the adapter gets weights of its own. Known cases are adapters that trained biases (which stay in place
+when it is switched off), that start from the base's own singular vectors (PiSSA and its kin change the base), and that
+carry whole embeddings (which are loaded into the base).
 """
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import AdapterError, SubjectError
+from harness import tuners
+from harness.engine._batches import out_of_memory
+from harness.errors import AdapterError, InfrastructureError, SubjectError
+from harness.subjects import _files
+from harness.subjects._loading import WeightsSpec, load_base
+from harness.subjects._snapshot import Snapshot, probe, same_bits
 
-
-@dataclass(frozen=True, slots=True)
-class WeightsSpec:
-    """Everything that decides what is in memory; two subjects with equal specs can share."""
-
-    folder: Path
-    dtype: str
-    device: str
-    quantization: str
-    remote_code: bool
-    private_to: str = ""
+_HARMLESS_STARTS = ("gaussian", "orthogonal", "eva")
+_MORE_THAN_LAYERS = ("modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,57 +51,125 @@ class AdapterSpec:
     @property
     def alone(self) -> bool:
         """Whether the adapter is known to leave marks on the base, so that sharing is not even tried."""
-        return self.merge or self._config().get("bias", "none") != "none"
+        config = self._config()
+        start = config.get("init_lora_weights")
+        marks = isinstance(start, str) and start.lower() not in _HARMLESS_STARTS
+        return self.merge or config.get("bias", "none") != "none" or marks
+
+    @property
+    def plain(self) -> bool:
+        """Whether the adapter is a LoRA on layers and nothing more: the only kind that PEFT mixes on one base."""
+        config = self._config()
+        return self.peft_type == "LORA" and not any(config.get(key) for key in _MORE_THAN_LAYERS)
 
     def _config(self) -> dict[str, Any]:
         loaded = json.loads((self.folder / "adapter_config.json").read_text(encoding="utf-8"))
         return loaded if isinstance(loaded, dict) else {}
 
 
-class Weights:
-    """One base model in memory with the adapters attached to it; `users` counts the subjects that hold it."""
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """An adapter on the base: PEFT's name for it, the virtual tokens that it takes, and the hashes of its files."""
 
-    def __init__(self, spec: WeightsSpec, base: Any) -> None:
-        """Take over a freshly loaded transformers model."""
+    adapter: AdapterSpec
+    name: str
+    virtual_tokens: int
+    files: dict[str, str]
+
+
+class Weights:
+    """One base model in memory with the adapters attached to it.
+
+    The base may be let go of between two uses and loaded again, so nobody keeps a reference to it: `using` gives the
+    model for one batch. `users` counts the subjects by the digest of their adapter, "" for the bare base.
+    """
+
+    def __init__(self, spec: WeightsSpec) -> None:
+        """Load the base.
+
+        Raises:
+            SubjectError: it cannot be loaded.
+        """
         self.spec = spec
-        self.base = base
-        self.users = 0
+        self.users: Counter[str] = Counter()
+        self._files = self._hashes()
+        self._base: Any = load_base(spec)
         self._peft: Any = None
-        self._names: dict[str, str] = {}
-        self._types: set[str] = set()
+        self._attached: dict[str, _Attached] = {}
+        self._numbers = itertools.count()
+        self._snapshot: Snapshot | None = None
+        self._probes: dict[str, Any] = {}
 
     @property
-    def adapters(self) -> int:
-        """How many adapters are attached."""
-        return len(self._names)
+    def base(self) -> Any:
+        """The transformers model; with adapters attached, their layers are in it."""
+        if self._base is None:
+            self._load_again()
+        return self._base
 
     def has(self, adapter: AdapterSpec) -> bool:
         """Whether this very adapter is attached already."""
-        return adapter.digest in self._names
+        return adapter.digest in self._attached
 
     def accepts(self, adapter: AdapterSpec) -> bool:
-        """Whether the adapter may be attached beside those that are there: LoRA goes with LoRA, nothing else mixes."""
-        return not self._types or self._types == {"LORA"} == {adapter.peft_type}
+        """Whether the adapter may be attached beside those that are there."""
+        return not self._attached or all(a.plain for a in (adapter, *(h.adapter for h in self._attached.values())))
 
-    def attach(self, adapter: AdapterSpec) -> None:
-        """Load an adapter onto the base.
+    def attach(self, adapter: AdapterSpec) -> bool:
+        """Attach an adapter; False, and it is not attached, where the base would not stay what it was."""
+        self._remember()
+        try:
+            self.put(adapter)
+            exact = self._unchanged()
+        except Exception:  # whatever failed, it may have left half of its layers in the base
+            exact = False
+        if not exact:
+            self._attached.pop(adapter.digest, None)
+            self._let_go()
+        return exact
+
+    def detach(self, adapter: AdapterSpec) -> None:
+        """Take an adapter off; the base is let go of where that does not bring back what was loaded."""
+        gone = self._attached.pop(adapter.digest, None)
+        if gone is None or self._base is None:
+            return
+        self._probes.pop(adapter.digest, None)
+        try:
+            self._take_off(gone)
+            exact = self._unchanged()
+        except Exception:  # some methods cannot be taken off at all
+            exact = False
+        if not exact:
+            self._let_go()
+
+    def put(self, adapter: AdapterSpec) -> None:
+        """Load an adapter onto the base without looking at what that does to it.
 
         Raises:
             AdapterError: PEFT cannot load it or it does not fit.
+            InfrastructureError: memory ran out.
         """
         from peft import PeftModel
 
-        name = f"adapter{len(self._names)}"
+        tuners.register()
+        # No name is used twice: where PEFT has a slot of that name, it keeps the settings that the slot was made with.
+        name, folder = f"adapter{next(self._numbers)}", str(adapter.folder)
         try:
             if self._peft is None:
-                self._peft = PeftModel.from_pretrained(self.base, str(adapter.folder), adapter_name=name)
+                self._peft = PeftModel.from_pretrained(self.base, folder, adapter_name=name)
             else:
-                self._peft.load_adapter(str(adapter.folder), adapter_name=name, is_trainable=False)
+                self._peft.load_adapter(folder, adapter_name=name, is_trainable=False)
+            tuners.refuse_incomplete(self._peft, name, adapter.folder)
+        except AdapterError:
+            raise
         except Exception as error:
-            raise AdapterError(f"{adapter.folder} cannot be put on {self.spec.folder}: {error}") from error
+            if out_of_memory(error):
+                raise InfrastructureError(f"{folder}: memory ran out while it was loaded: {error}") from error
+            raise AdapterError(f"{folder} cannot be put on {self.spec.folder}: {error}") from error
         self._peft.eval()
-        self._names[adapter.digest] = name
-        self._types.add(adapter.peft_type)
+        config = self._peft.peft_config[name]
+        virtual = int(getattr(config, "num_virtual_tokens", 0)) if config.is_prompt_learning else 0
+        self._attached[adapter.digest] = _Attached(adapter, name, virtual, _files.adapter_hashes(adapter.folder))
 
     def merge(self, adapter: AdapterSpec) -> None:
         """Load an adapter and fold it into the base for good.
@@ -105,20 +177,18 @@ class Weights:
         Raises:
             AdapterError: its method cannot be merged.
         """
-        self.attach(adapter)
+        self.put(adapter)
         try:
-            self.base = self._peft.merge_and_unload()
+            self._base = self._peft.merge_and_unload()
         except Exception as error:
             raise AdapterError(f"{adapter.folder} ({adapter.peft_type}) cannot be merged: {error}") from error
-        self.base.eval()
-        self._peft, self._names, self._types = None, {}, set()
+        self._base.eval()
+        self._peft, self._attached = None, {}
 
     def virtual_tokens(self, adapter: AdapterSpec | None) -> int:
         """Positions that a prompt-learning adapter takes from the context."""
-        if adapter is None or not self.has(adapter):
-            return 0
-        config = self._peft.peft_config[self._names[adapter.digest]]
-        return int(getattr(config, "num_virtual_tokens", 0)) if config.is_prompt_learning else 0
+        held = None if adapter is None else self._attached.get(adapter.digest)
+        return 0 if held is None else held.virtual_tokens
 
     @contextmanager
     def using(self, adapter: AdapterSpec | None) -> Iterator[Any]:
@@ -126,170 +196,172 @@ class Weights:
 
         Whoever trains the same weights in this process may have left them in training mode, where dropout makes a
         score random; the mode is set here for every batch and given back afterwards.
+
+        Raises:
+            InfrastructureError: the base had been let go of and cannot be loaded again.
         """
         import torch
 
-        model = self._peft if self._peft is not None else self.base
+        base = self.base  # before anything else is looked at: it may have to be loaded
+        model = base if self._peft is None else self._peft
         training = bool(model.training)
         if training:  # setting a mode walks over all layers, which is dear for every step of a decoder
             model.eval()
         try:
             with torch.no_grad():
                 if self._peft is None:
-                    yield self.base
+                    yield base
                 elif adapter is None:
                     with self._peft.disable_adapter():
                         yield self._peft.get_base_model()
                 else:
-                    if self._peft.active_adapter != self._names[adapter.digest]:
-                        self._peft.set_adapter(self._names[adapter.digest], inference_mode=True)
+                    self._switch_to(self._attached[adapter.digest].name)
                     yield self._peft
         finally:
             if training:
                 model.train()
 
-    def probe(self) -> Any:
-        """The bare base's logits on a fixed input, [1, 16, vocabulary]."""
+    def close(self) -> None:
+        """Free the memory."""
+        self._attached = {}
+        self._let_go()
+
+    def _switch_to(self, name: str) -> None:
+        if self._peft.active_adapter != name:
+            self._peft.set_adapter(name, inference_mode=True)
+
+    def _take_off(self, gone: _Attached) -> None:
+        if not self._peft.peft_config[gone.name].is_prompt_learning:  # which leaves the base as it is
+            self._peft.delete_adapter(gone.name)
+            if not self._attached:
+                self._base = self._peft.unload()
+        if self._attached:
+            self._peft.set_adapter(next(iter(self._attached.values())).name, inference_mode=True)
+        else:
+            self._peft = None
+
+    def _remember(self) -> None:
+        """What the base is, before the first adapter after it was loaded."""
+        if self._snapshot is None:
+            self._snapshot = Snapshot.of(self.base)
+            self._probes = {"": self._probe(None)}
+
+    def _unchanged(self) -> bool:
+        """Whether the base and the adapters on it are what they were; an adapter that is new is remembered."""
+        if self._snapshot is None or not self._snapshot.holds():
+            return False
+        if self._peft is None and not self._snapshot.is_whole(self._base):
+            return False
+        found = {"": self._probe(None)} | {key: self._probe(held.adapter) for key, held in self._attached.items()}
+        same = all(same_bits(before, found[key]) for key, before in self._probes.items())
+        self._probes = found
+        return same
+
+    def _probe(self, adapter: AdapterSpec | None) -> Any:
+        with self.using(adapter) as model:
+            return probe(model, int(self.base.get_input_embeddings().weight.shape[0]), self.spec.device)
+
+    def _let_go(self) -> None:
+        """Free the base and what hangs on it; the adapters of those who still hold these weights stay in the list."""
         import torch
 
-        rows = int(self.base.get_input_embeddings().weight.shape[0])
-        ids = (torch.arange(1, 17) * 7919 % max(2, rows)).unsqueeze(0)
-        with self.using(None) as model:
-            return model(input_ids=ids.to(self.spec.device), use_cache=False).logits.clone()
+        self._base = self._peft = self._snapshot = None
+        self._probes = {}
+        gc.collect()  # the layers of PEFT refer to each other in circles
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _load_again(self) -> None:
+        """Load the base that was let go of, with the adapters that are still in use.
+
+        Raises:
+            InfrastructureError: it cannot be loaded, or it is no longer what it was.
+        """
+        try:
+            if not self.users.total():
+                raise SubjectError("nobody uses it any more")
+            _refuse_changed(self.spec.folder, self._files, self._hashes())
+            self._base = load_base(self.spec)
+            for held in list(self._attached.values()):
+                self._remember()
+                _refuse_changed(held.adapter.folder, held.files, _files.adapter_hashes(held.adapter.folder))
+                self.put(held.adapter)
+            if self._attached and not self._unchanged():
+                raise AdapterError("the adapters that were on it cannot be attached again without changing it")
+        except Exception as error:
+            self._let_go()
+            raise InfrastructureError(f"{self.spec.folder} cannot be loaded again: {error}") from error
+
+    def _hashes(self) -> dict[str, str]:
+        return _files.ModelFiles(self.spec.folder.name, self.spec.folder, self.spec.remote_code).hashes()
+
+
+def _refuse_changed(folder: Path, before: dict[str, str], now: dict[str, str]) -> None:
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if changed:
+        raise SubjectError(f"{', '.join(changed)} in {folder} changed while it was in use")
 
 
 def acquire(pool: MutableMapping[Any, Any], spec: WeightsSpec, adapter: AdapterSpec | None) -> Weights:
-    """The weights for a base with an adapter, shared through `pool` where that is exact."""
+    """The weights for a base with an adapter, shared through `pool` where that is exact.
+
+    Raises:
+        SubjectError: the base cannot be loaded.
+        AdapterError: the adapter cannot be put on a base of its own either.
+    """
     weights = _shared(pool, spec) if adapter is None else _with_adapter(pool, spec, adapter)
-    weights.users += 1
+    weights.users[_key(adapter)] += 1
     return weights
 
 
-def release(pool: MutableMapping[Any, Any], weights: Weights) -> None:
-    """Give up one use; the last one frees the memory."""
-    weights.users -= 1
-    if weights.users > 0:
-        return
-    for key in [key for key, held in pool.items() if held is weights]:
-        del pool[key]
-    weights.base = weights._peft = None
+def release(pool: MutableMapping[Any, Any], weights: Weights, adapter: AdapterSpec | None) -> None:
+    """Give up one use: an adapter's last one takes it off, the very last one frees the memory."""
+    key = _key(adapter)
+    weights.users[key] -= 1
+    if not weights.users.total():
+        _drop(pool, weights)
+    elif adapter is not None and not weights.users[key]:
+        weights.detach(adapter)
+
+
+def _key(adapter: AdapterSpec | None) -> str:
+    return "" if adapter is None else adapter.digest
 
 
 def _shared(pool: MutableMapping[Any, Any], spec: WeightsSpec) -> Weights:
     if spec not in pool:
-        pool[spec] = Weights(spec, load_base(spec))
+        pool[spec] = Weights(spec)
     found: Weights = pool[spec]
     return found
 
 
 def _with_adapter(pool: MutableMapping[Any, Any], spec: WeightsSpec, adapter: AdapterSpec) -> Weights:
-    own = WeightsSpec(
-        spec.folder, spec.dtype, spec.device, spec.quantization, spec.remote_code,
-        private_to=f"{adapter.digest}{'+merged' if adapter.merge else ''}",
-    )  # fmt: skip
+    own = replace(spec, private_to=f"{adapter.digest}{'+merged' if adapter.merge else ''}")
     if own in pool:
         found: Weights = pool[own]
         return found
     if adapter.alone:
         return _private(pool, own, adapter)
     shared = _shared(pool, spec)
-    if shared.has(adapter):
+    if shared.has(adapter) or (shared.accepts(adapter) and shared.attach(adapter)):
         return shared
-    if not shared.accepts(adapter):
-        return _private(pool, own, adapter)
-    return _attach_checked(pool, shared, own, adapter)
+    if not shared.users.total():  # it was loaded for this adapter
+        _drop(pool, shared)
+    return _private(pool, own, adapter)
 
 
 def _private(pool: MutableMapping[Any, Any], own: WeightsSpec, adapter: AdapterSpec) -> Weights:
-    weights = Weights(own, load_base(own))
-    (weights.merge if adapter.merge else weights.attach)(adapter)
+    weights = Weights(own)
+    try:
+        (weights.merge if adapter.merge else weights.put)(adapter)
+    except BaseException:
+        weights.close()
+        raise
     pool[own] = weights
     return weights
 
 
-def _attach_checked(pool: MutableMapping[Any, Any], shared: Weights, own: WeightsSpec, adapter: AdapterSpec) -> Weights:
-    """Attach to the shared weights, and undo the sharing if the base is no longer bit for bit what it was."""
-    import torch
-
-    before = shared.probe()
-    shared.attach(adapter)
-    if torch.equal(before, shared.probe()):
-        return shared
-    return _part(pool, shared, own, adapter)
-
-
-def _part(pool: MutableMapping[Any, Any], shared: Weights, own: WeightsSpec, adapter: AdapterSpec) -> Weights:
-    """The changed weights stay with the new adapter; whoever shared them gets the base loaded afresh."""
-    if shared.adapters > 1:
-        raise AdapterError(f"{adapter.folder} changes the base it is put on; compare it in a run of its own")
-    changed = Weights(own, shared.base)
-    changed._peft, changed._names, changed._types = shared._peft, shared._names, shared._types
-    shared.base, shared._peft, shared._names, shared._types = load_base(shared.spec), None, {}, set()
-    pool[own] = changed
-    return changed
-
-
-def load_base(spec: WeightsSpec) -> Any:
-    """A causal language model in eval mode on its device.
-
-    Raises:
-        SubjectError: it cannot be loaded, or it is not a causal language model.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        _no_progress_bars()
-        config = AutoConfig.from_pretrained(spec.folder, trust_remote_code=spec.remote_code)
-        if getattr(config, "is_encoder_decoder", False):
-            raise SubjectError(f"{spec.folder} is an encoder-decoder; only causal language models are supported")
-        model = AutoModelForCausalLM.from_pretrained(
-            spec.folder,
-            dtype=getattr(torch, spec.dtype),
-            use_safetensors=True,
-            trust_remote_code=spec.remote_code,
-            **_quantization(spec),
-        )
-        if spec.quantization == "none":
-            model.to(spec.device)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
-        raise SubjectError(f"{spec.folder} cannot be loaded: {error}") from error
-    _keep_trainable(model)
-    return model.eval()
-
-
-def _no_progress_bars() -> None:
-    """Loading draws bars of its own on the terminal, where only the console may draw."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def _quantization(spec: WeightsSpec) -> dict[str, Any]:
-    """Arguments for bitsandbytes: NF4 with double quantisation, or LLM.int8."""
-    if spec.quantization == "none":
-        return {}
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    if spec.quantization == "8bit":
-        config = BitsAndBytesConfig(load_in_8bit=True)
-    else:
-        config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, spec.dtype),
-        )
-    return {"quantization_config": config, "device_map": {"": spec.device}}
-
-
-def _keep_trainable(model: Any) -> None:
-    """Stop 4-bit layers from repacking themselves on CPUs with AVX512-BF16.
-
-    The repacked kernel has no gradient, so a later training step on the same weights would silently compute wrong
-    ones. Must come before the first forward pass; it does not change what evaluation computes.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+def _drop(pool: MutableMapping[Any, Any], weights: Weights) -> None:
+    for key in [key for key, held in pool.items() if held is weights]:
+        del pool[key]
+    weights.close()

@@ -8,8 +8,9 @@ CPU. In float32 an answer does not depend on the batch it was computed in; in 16
 1e-2 with the shape of the batch and a greedy answer can change at a near-tie, which is what a noise probe measures.
 
 The fingerprint covers the hashes of weights, configs, tokenizer and adapter files, the chat template, dtype, device
-type, quantisation, merging, context length, truncation, engine, and the versions of torch and transformers (of peft
-and bitsandbytes where used), because any of them can change an output. Names, paths and the batch size are left out.
+type, quantisation, merging, context length, truncation, engine and its revision, and the versions of torch,
+transformers and tokenizers (of peft and bitsandbytes where used), because any of them can change an output. Names,
+paths and the batch size are left out.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from harness import adapters, plugins
-from harness.engine import CausalModel, Engine
+from harness.engine import REVISION, CausalModel, Engine
 from harness.engine._encoding import Encoder
 from harness.engine._rope import steady_length
-from harness.errors import AdapterError, PluginError, SubjectError
+from harness.errors import AdapterError, PluginError, SubjectError, UsageError, nearest
 from harness.records import Check, Draft, Message, Request, content_hash
 from harness.subjects import Answers, Subject, SubjectContext, _checks, _files
-from harness.subjects._weights import AdapterSpec, Weights, WeightsSpec, acquire, release
+from harness.subjects._loading import WeightsSpec
+from harness.subjects._weights import AdapterSpec, Weights, acquire, release
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -67,6 +70,42 @@ class Options(BaseModel):
             raise ValueError("merge needs an adapter")
         return self
 
+    @model_validator(mode="after")
+    def _engine_takes_its_options(self) -> Options:
+        known = plugins.names("engine")
+        if self.engine not in known:
+            raise ValueError(f"engine: there is no engine {self.engine!r}: {nearest(self.engine, known)}")
+        try:
+            self.for_engine()
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _paths_lead_somewhere(self, info: ValidationInfo) -> Options:
+        folder: Path | None = (info.context or {}).get("folder")
+        if folder is None:
+            return self
+        for key in ("model", "adapter", "tokenizer"):
+            name = getattr(self, key)
+            problem = None if name is None else _files.why_nowhere(name, folder, owned=key == "adapter")
+            if problem is not None:
+                raise ValueError(f"{key}: {problem}")
+        if self.chat_template is not None and not _files.place(self.chat_template, folder).is_file():
+            raise ValueError(f"chat_template: {_files.place(self.chat_template, folder)}: no such file")
+        return self
+
+    def for_engine(self) -> BaseModel:
+        """The engine's own options.
+
+        Raises:
+            UsageError: it has no such option.
+        """
+        values = {"truncate": self.truncate, **self.engine_options}
+        if self.batch_size is not None:
+            values["batch_size"] = self.batch_size
+        return plugins.options("engine", self.engine, values, where="engine_options")
+
 
 def build(options: Options, context: SubjectContext) -> LocalSubject:
     """The subject plugin contract: load what is not in the pool and return the subject.
@@ -85,7 +124,11 @@ def build(options: Options, context: SubjectContext) -> LocalSubject:
     if adapter is not None:
         _refuse_foreign(adapter, files, options.model)
     weights = acquire(context.pool, spec, adapter)
-    return LocalSubject(options, context.pool, files, adapter, weights, tokenizer, tokenizer_folder)
+    try:
+        return LocalSubject(options, context.pool, files, adapter, weights, tokenizer, tokenizer_folder)
+    except BaseException:
+        release(context.pool, weights, adapter)
+        raise
 
 
 class LocalSubject:
@@ -116,24 +159,12 @@ class LocalSubject:
         self._foreign_drafts = 0
         self._closed = False
         self.causal = self._causal()
-        self.chat_fingerprint = content_hash({"template": _template(tokenizer), "special": _special_tokens(tokenizer)})
+        self.chat_fingerprint = chat_fingerprint(tokenizer)
         self.fingerprint = content_hash(self._identity())
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """See `Subject.render_chat`; without a generation prompt the last message is left open to be continued."""
-        if not _template(self.tokenizer):
-            raise SubjectError(f"{self.name} has no chat template; give one with chat_template: FILE")
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        try:
-            text = self.tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        except Exception as error:  # a template is code of its author; jinja2 lets its exceptions through
-            raise SubjectError(f"the chat template of {self.name} refuses these messages: {error}") from error
-        return str(text)
+        return render_chat(self.tokenizer, self.name, messages, add_generation_prompt=add_generation_prompt)
 
     def answer(self, requests: Sequence[Request], drafts: Sequence[Draft | None] = ()) -> Iterator[Answers]:
         """See `Subject.answer`; a draft of another tokenizer is encoded anew from its text."""
@@ -152,11 +183,15 @@ class LocalSubject:
             return []
         foreign = self._foreign_drafts
         told = [f"{foreign} drafts came from another tokenizer and were encoded anew"] if foreign else []
+        if self._switched is not None and self._weights.spec.private_to:
+            told.insert(0, "its adapter cannot be put on the shared base exactly, so it has weights of its own")
         return [*told, *self._engine.remarks()]
 
     def checks(self, baseline: Subject) -> Sequence[Check]:
-        """See `Subject.checks`: the adapter is safe, made for this base and at work; both are asked the same thing."""
-        found: list[Check] = []
+        """See `Subject.checks`: it is not the baseline; the adapter is safe, made for this base and at work; both are
+        asked the same thing.
+        """
+        found = [_checks.not_the_baseline(baseline, self)]
         if self._adapter is not None:
             found += adapters.preflight(self._adapter.folder, self._files.folder, base_name=self._options.model)
             found.append(_checks.adapter_active(baseline, self))
@@ -187,7 +222,7 @@ class LocalSubject:
         if not self._closed:
             self._closed = True
             self.__dict__.pop("_engine", None)  # with the keys and values that it keeps
-            release(self._pool, self._weights)
+            release(self._pool, self._weights, self._adapter)
 
     def _ids(self, draft: Draft) -> Sequence[int]:
         if draft.ids and draft.tokenizer == self._tokenizer_digest:
@@ -198,13 +233,7 @@ class LocalSubject:
 
     @functools.cached_property
     def _engine(self) -> Engine:
-        module = plugins.load("engine", self._options.engine)
-        values = {"truncate": self._options.truncate, **self._options.engine_options}
-        if self._options.batch_size is not None:
-            values["batch_size"] = self._options.batch_size
-        chosen = plugins.options("engine", self._options.engine, values, where=f"engine {self._options.engine}")
-        engine: Engine = module.build(chosen, self.causal)
-        return engine
+        return build_engine(self._options, self.causal)
 
     def _causal(self) -> CausalModel:
         config = self._weights.base.config
@@ -223,8 +252,9 @@ class LocalSubject:
 
     def _encoder(self) -> Encoder:
         """Shared by folder, not by hash: transformers chooses a tokenizer's class by the model config beside it."""
-        encoder: Encoder = self._pool.setdefault(("encoder", self._tokenizer_folder), Encoder(self.tokenizer))
-        return encoder
+        # What an encoder remembers goes with the last subject that uses it.
+        encoders: WeakValueDictionary[Path, Encoder] = self._pool.setdefault("encoders", WeakValueDictionary())
+        return encoders.setdefault(self._tokenizer_folder, Encoder(self.tokenizer))
 
     def _identity(self) -> dict[str, Any]:
         """What can change an output, and nothing else: hashed for the fingerprint, listed in the manifest."""
@@ -242,9 +272,42 @@ class LocalSubject:
             "max_length": self.causal.max_length,
             "truncate": self._options.truncate,
             "engine": self._options.engine,
+            "engine_revision": REVISION,
             "engine_options": {k: v for k, v in self._options.engine_options.items() if k not in _SIZES},
             "versions": _versions(self._adapter is not None, spec.quantization != "none"),
         }
+
+
+def render_chat(tokenizer: Any, name: str, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    """What the tokenizer's chat template makes of `messages`; `name` is the subject's, for an error.
+
+    Raises:
+        SubjectError: there is no template, or it refuses these messages.
+    """
+    if not _template(tokenizer):
+        raise SubjectError(f"{name} has no chat template; give one with chat_template: FILE")
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    try:
+        text = tokenizer.apply_chat_template(
+            turns,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+    except Exception as error:  # a template is code of its author; jinja2 lets its exceptions through
+        raise SubjectError(f"the chat template of {name} refuses these messages: {error}") from error
+    return str(text)
+
+
+def build_engine(options: Options, causal: CausalModel) -> Engine:
+    """The engine that the options of a local subject ask for, over a model in memory."""
+    engine: Engine = plugins.load("engine", options.engine).build(options.for_engine(), causal)
+    return engine
+
+
+def chat_fingerprint(tokenizer: Any) -> str:
+    """Hash of all that decides which text a conversation becomes."""
+    return content_hash({"template": _template(tokenizer), "special": _special_tokens(tokenizer)})
 
 
 def choose_device(wanted: str) -> str:
@@ -310,7 +373,7 @@ def _tokenizer(options: Options, files: _files.ModelFiles, folder: Path) -> tupl
     except Exception as error:
         raise SubjectError(f"the tokenizer in {source} cannot be loaded: {error}") from error
     if options.chat_template is not None:
-        path = (folder / options.chat_template).expanduser()
+        path = _files.place(options.chat_template, folder)
         try:
             tokenizer.chat_template = path.read_text(encoding="utf-8")
         except OSError as error:
@@ -332,7 +395,7 @@ def _special_tokens(tokenizer: Any) -> dict[str, str]:
 
 def _versions(peft: bool, bitsandbytes: bool) -> dict[str, str]:
     """Library versions without local labels: torch's "+cpu" says what the device type says."""
-    used = ["torch", "transformers", *["peft"] * peft, *["bitsandbytes"] * bitsandbytes]
+    used = ["torch", "transformers", "tokenizers", *["peft"] * peft, *["bitsandbytes"] * bitsandbytes]
     return {name: version(name).partition("+")[0] for name in used}
 
 

@@ -56,6 +56,8 @@ class SourceSection(Section):
     def _one_place(self) -> SourceSection:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("give path or dataset, one of them")
+        if self.path is not None and (self.subset or self.revision or self.split != "train"):
+            raise ValueError("subset, split and revision belong to a dataset, and path names files")
         return self
 
 
@@ -64,6 +66,7 @@ class ReplaySection(Section):
 
     sources: Annotated[tuple[SourceSection, ...], Field(min_length=1)]
     share: Share = Field(0.1, description="of all training rows")
+    repeat: bool = Field(False, description="where rows are too few for the share: repeat them, instead of fewer")
 
 
 class DataSection(Section):
@@ -71,13 +74,17 @@ class DataSection(Section):
 
     train: Annotated[tuple[SourceSection, ...], Field(min_length=1)]
     replay: ReplaySection | None = None
-    mixture: Literal["as-is", "weighted"] = Field("as-is", description="weighted: sources are sampled by weight")
+    mixture: Literal["as-is", "weighted"] = Field(
+        "as-is", description="weighted: sources, replay's too, are sampled by weight"
+    )
     validation: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="share of rows, whole clusters only")
     near_duplicates: float | None = Field(0.85, gt=0, le=1, description="Jaccard similarity; null: exact only")
     redact: Literal["off", "report", "replace"] = Field("report", description="personal data and secrets in the rows")
     presidio: bool = Field(False, description="also let Presidio look for personal data (extra: presidio)")
     contaminated: Literal["refuse", "drop"] = Field("refuse", description="rows that overlap with a frozen set")
-    allow_contaminated: tuple[str, ...] = Field((), description="FILE:LINE of overlapping rows that may stay")
+    allow_contaminated: tuple[str, ...] = Field(
+        (), description="overlapping rows that may stay, as the error names them: FILE:LINE, or DATASET[INDEX]"
+    )
 
 
 class SettingsSection(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,32 @@ def test_the_engine_is_written_down_and_drift_comes_from_tokens(tmp_path: Path, 
     assert drift.identical <= len(same)
     assert drift.kl is not None
     assert drift.kl > 0
+
+
+def test_refused_and_changing_candidates_leave_the_others_alone(
+    tmp_path: Path, tiny: TinyModels, loads: list[Path]
+) -> None:
+    pickled, broken = tmp_path / "pickled", shutil.copytree(tiny.model(), tmp_path / "broken")
+    pickled.mkdir()
+    (pickled / "config.json").write_bytes((tiny.model() / "config.json").read_bytes())
+    (pickled / "pytorch_model.bin").write_bytes(b"x")
+    (broken / "model.safetensors").write_bytes(b"not safetensors")
+    sound = [tiny.adapter(seed=1, scale=0.1), tiny.adapter(method="pissa", scale=0.1), tiny.adapter(seed=2, scale=0.1)]
+    path = local_project(tmp_path / "together", tiny.model(), sound[0])
+    results = run_gates(with_candidates(load_gate(path), [sound[0], pickled, sound[1], broken, sound[2]]), Silent())
+    assert [r.verdict.verdict == "hold" for r in results[1::2]] == [True, True]
+    assert "pickled" in results[1].verdict.reasons[0]
+    assert "cannot be loaded" in results[3].verdict.reasons[0]
+    assert loads == [tiny.model(), tiny.model(), broken]  # the base, a copy for the adapter that changes it, and this
+    for number, (adapter, together) in enumerate(zip(sound, results[::2], strict=True)):
+        alone = local_project(tmp_path / f"alone-{number}", tiny.model(), adapter)
+        (result,) = run_gates([load_gate(alone)], Silent())
+        assert outputs(result.path) == outputs(together.path)
+
+
+def test_a_candidate_that_is_the_baseline_is_held(tmp_path: Path, tiny: TinyModels) -> None:
+    copy = shutil.copytree(tiny.model(), tmp_path / "copy")
+    path = local_project(tmp_path / "gate", tiny.model(), tiny.adapter())
+    (result,) = run_gates(with_candidates(load_gate(path), [copy]), Silent())
+    assert result.verdict.verdict == "hold"
+    assert "not-the-baseline" in result.verdict.reasons[0]
