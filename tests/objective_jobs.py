@@ -1,19 +1,15 @@
-"""Jobs for the tests of objectives: tiny models, scopes that are PEFT methods and no more, and rows of every kind."""
+"""Jobs for the tests of objectives: tiny models, scopes with small options, and rows of every kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness import plugins
 from harness.training.objectives import Intake, Job, Objective, Row, RowKind
 from harness.training.recipe import SettingsSection
-from harness.training.scopes import Head, Traits
-
-ALL: frozenset[Head] = frozenset({"language", "reward", "classes"})
-LANGUAGE: frozenset[Head] = frozenset({"language"})
+from harness.training.scopes import Head, Scope
 
 MARKED = (
     "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}"
@@ -26,55 +22,18 @@ UNMARKED = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}",
 """The same without the marks around the assistant's turns."""
 
 
-@dataclass(frozen=True)
-class PeftScope:
-    """Enough of `harness.training.scopes.Scope` for an objective: a PEFT method under a scope's name."""
-
-    name: str
-    config: Callable[[], Any] | None
-    traits: Traits
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    quantization: Literal["none", "4bit"] = "none"
-
-    def refusal(self, config: Any) -> str | None:
-        return None
-
-    def apply(self, model: Any, head: Head) -> Any:
-        from peft import get_peft_model
-
-        if self.config is None:
-            return model.requires_grad_(True)
-        config = self.config()
-        config.task_type = "CAUSAL_LM" if head == "language" else "SEQ_CLS"
-        return get_peft_model(model, config)
-
-    def resume(self, model: Any, folder: Path, head: Head) -> Any:
-        from peft import PeftModel
-
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
-
-    def save(self, model: Any, folder: Path) -> None:
-        model.save_pretrained(folder)
+SMALL: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 4}, "qlora": {"rank": 4}, "bottleneck": {"size": 4}, "prefix": {"tokens": 4},
+    "prompt": {"tokens": 4}, "ptuning": {"tokens": 4},
+}  # fmt: skip
+"""Options of scopes that suit a tiny model."""
 
 
-def scope(name: str, **changes: Any) -> PeftScope:
-    import peft
-
-    configs: dict[str, Callable[[], Any] | None] = {
-        "full": None,
-        "lora": lambda: peft.LoraConfig(r=4, target_modules="all-linear", exclude_modules=["score", "classifier"]),
-        "ia3": lambda: peft.IA3Config(
-            target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
-        ),
-        "prefix": lambda: peft.PrefixTuningConfig(num_virtual_tokens=4),
-        "prompt": lambda: peft.PromptTuningConfig(num_virtual_tokens=4),
-        "ptuning": lambda: peft.PromptEncoderConfig(num_virtual_tokens=4, encoder_hidden_size=32),
-    }
-    heads = LANGUAGE if name in ("prefix", "prompt", "ptuning") else ALL
-    traits = Traits(heads, False, name == "lora", False, "checkpoint" if name == "full" else "adapter")
-    arguments = {"gradient_checkpointing": False} if name == "prefix" else {}
-    return replace(PeftScope(name, configs[name], traits, arguments), **changes)
+def scope(name: str, **options: Any) -> Scope:
+    module = plugins.load("training.scopes", name)
+    chosen = plugins.options("training.scopes", name, {**SMALL.get(name, {}), **options}, where="recipe.yaml: scope")
+    made: Scope = module.build(chosen)
+    return made
 
 
 TEXTS = ["The quick brown fox", "jumps over the lazy dog", "A. red B. green", "Once upon a time", "def add(a, b):"]
@@ -144,7 +103,7 @@ def job(
     made: Objective,
     kind: RowKind,
     *,
-    by: PeftScope | None = None,
+    by: Scope | None = None,
     train: Sequence[Row] | None = None,
     validation: Sequence[Row] = (),
     model: Any = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def test_defaults_come_from_the_scope_and_its_arguments_outrank_the_recipe(tiny:
     assert made(tiny, tmp_path, **plain).learning_rate == 2e-4
     assert made(tiny, tmp_path, **plain, by=jobs.scope("full")).learning_rate == 1e-5
     assert made(tiny, tmp_path, "dpo", "preference", **plain).learning_rate == pytest.approx(2e-5)
-    own = jobs.scope("lora", defaults={"learning_rate": 5e-3, "optim": "sgd"})
+    own: Any = replace(jobs.scope("lora"), defaults={"learning_rate": 5e-3, "optim": "sgd"})  # type: ignore[type-var]
     args = made(tiny, tmp_path, **plain, by=own)
     assert (args.learning_rate, str(args.optim.value)) == (5e-3, "sgd")
     prefix = made(tiny, tmp_path, by=jobs.scope("prefix"), activation_checkpointing=True)

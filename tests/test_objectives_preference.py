@@ -196,9 +196,7 @@ def test_losses_without_a_reference_are_those_of_the_papers(tiny: TinyModels, tm
 
 
 def test_an_adapter_on_the_logits_is_refused_where_it_would_not_be_trained(tiny: TinyModels, tmp_path: Path) -> None:
-    import peft
-
-    on_output = jobs.scope("lora", config=lambda: peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"]))
+    on_output = jobs.scope("lora", targets=["q_proj", "lm_head"])
     for kind, rows_kind in (("dpo", "preference"), ("kto", "labelled"), ("sft", "text")):
         made = jobs.objective(kind)
         with pytest.raises(ConfigError, match="lm_head"):

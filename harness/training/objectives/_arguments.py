@@ -56,7 +56,7 @@ def arguments(
 
 
 def _optimisation(job: Job, rate: float) -> dict[str, Any]:
-    settings, defaults = job.settings, _defaults(job)
+    settings, defaults = job.settings, job.scope.defaults
     fallback = FULL_RATE if job.scope.traits.saves == "checkpoint" else ADAPTER_RATE
     return {
         "learning_rate": settings.learning_rate or defaults.get("learning_rate", fallback) * rate,
@@ -127,8 +127,3 @@ def _precision(job: Job) -> Literal["bf16", "fp16", "none"]:
     if job.device != "cuda":
         return "none"
     return "bf16" if kind == "bfloat16" else "fp16" if kind == "float16" else "none"
-
-
-def _defaults(job: Job) -> Mapping[str, Any]:
-    defaults: Mapping[str, Any] = getattr(job.scope, "defaults", {})
-    return defaults

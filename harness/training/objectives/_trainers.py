@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ from harness.training.objectives import Job
 from harness.training.scopes import Head, Scope
 
 _STATE = "trainer_state.json"
-_PROMPT = "prompt_encoder.safetensors"
 
 
 def refuse_head(name: str, head: Head, scope: Scope) -> str | None:
@@ -28,11 +28,11 @@ def refuse_head(name: str, head: Head, scope: Scope) -> str | None:
     )
 
 
-def assembled(job: Job, make: type[Any], **given: Any) -> Any:
+def assembled(job: Job, make: Any, **given: Any) -> Any:
     """A trainer of class `make` for a job, with its callbacks; `given` is what the class takes besides.
 
-    The class is extended by what checkpoints need. TRL casts the adapter of a quantised base to bfloat16, where small
-    steps of the optimiser round to nothing: the types that the scope chose are put back.
+    TRL casts the adapter of a quantised base to bfloat16, where small steps of the optimiser round to nothing: the
+    types that the scope chose are put back.
 
     Raises:
         ConfigError: the trainer refuses what it was given.
@@ -46,7 +46,7 @@ def assembled(job: Job, make: type[Any], **given: Any) -> Any:
     rows = len(given["train_dataset"])
     try:
         with quiet():
-            trainer = _resumable(make)(
+            trainer = _quietly(make)(
                 model=job.model,
                 processing_class=job.tokenizer,
                 callbacks=[*job.callbacks, *patience],
@@ -108,52 +108,17 @@ def quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _resumable(make: type[Any]) -> type[Any]:
-    """`make` whose checkpoints hold all that is trained.
+@functools.cache
+def _quietly(make: Any) -> Any:
+    """`make`, quiet while it trains."""
 
-    Of p-tuning PEFT saves the virtual tokens, and not the network that makes them; a training that went on from these
-    would feed them to a new network, without a word.
-    """
-
-    class Resumable(make):  # type: ignore[misc]  # a class that is known at run time only
+    class Quiet(make):  # type: ignore[misc]  # a class that is known at run time only
         def train(self, *args: Any, **given: Any) -> Any:
             with quiet():
                 return super().train(*args, **given)
 
-        def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-            super()._save(output_dir, state_dict)
-            if (network := _prompt_network(self.model)) is not None:
-                _write(network, Path(output_dir or self.args.output_dir) / _PROMPT)
-
-        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            _read(_prompt_network(self.model), Path(resume_from_checkpoint) / _PROMPT)
-
-        def _load_best_model(self) -> None:
-            super()._load_best_model()
-            _read(_prompt_network(self.model), Path(self.state.best_model_checkpoint) / _PROMPT)
-
-    Resumable.__name__ = Resumable.__qualname__ = make.__name__
-    return Resumable
-
-
-def _prompt_network(model: Any) -> Any:
-    """What makes a PEFT model's virtual tokens, or None for a model without any."""
-    encoders = getattr(model, "prompt_encoder", None)
-    return encoders["default"] if encoders is not None and "default" in encoders else None
-
-
-def _write(module: Any, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
-
-
-def _read(module: Any, path: Path) -> None:
-    from safetensors.torch import load_file
-
-    if module is not None:
-        module.load_state_dict(load_file(path))
+    Quiet.__name__ = Quiet.__qualname__ = make.__name__
+    return Quiet
 
 
 def refuse_output_adapter(job: Job) -> None:
