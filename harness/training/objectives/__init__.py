@@ -6,7 +6,7 @@ An objective plugin's `build(options)` returns an `Objective`. The trainer that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,12 +25,37 @@ lists of messages throughout.
 
 Row = Mapping[str, Any]
 
+Part = Literal["train", "validation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What became of the rows of one part when they were turned into tokens; `given` = `used` + `dropped`.
+
+    `dropped` and `cut` are numbers of rows (from 0, in the order given) that were longer than allowed. `tokens` counts
+    those of the rows in use, and `learnt` those that carry a loss. `notes` are sentences for the record.
+    """
+
+    part: Part
+    given: int
+    used: int
+    dropped: tuple[int, ...] = ()
+    cut: tuple[int, ...] = ()
+    tokens: int = 0
+    learnt: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def ignore(intake: Intake) -> None:
+    """Takes no notice."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One stage, ready to be trained: `model` has been through `scope`, rows are in the normal form `kind`.
 
-    `folder` receives the trainer's checkpoints. `device` is cpu, cuda or mps.
+    `folder` receives the trainer's checkpoints. `device` is cpu, cuda or mps. `home` is where the relative paths of an
+    objective's options start: the recipe's folder. `on_intake` is told, once for each part, what became of the rows.
     """
 
     model: Any
@@ -44,6 +69,8 @@ class Job:
     seed: int
     device: str
     callbacks: Sequence[Any] = ()
+    home: Path = Path()
+    on_intake: Callable[[Intake], None] = ignore
 
 
 class Objective(Protocol):

@@ -1,0 +1,96 @@
+"""Preference rows from answers that nobody has compared: a judge compares them, in both orders.
+
+A judge that prefers whichever answer comes first says nothing about the answers. Each pair is asked about twice, with
+the order turned, and is labelled where both judgements name the same answer; the rest is counted by why it is not. How
+often the judge contradicts itself towards the first or the second place is its position bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.errors import DataError, SubjectError
+from harness.training.objectives import Row
+from harness.training.objectives._judging import Comparer, Preference
+from harness.training.objectives._rewards import plain
+
+Outcome = Literal["first", "second", "tie", "prefers_first_place", "prefers_second_place", "half_a_tie", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Rows of kind preference, and how the judge came to them.
+
+    `outcomes[i]` is what was found for the i-th pair given: an answer that is better in both orders, a tie in both, a
+    choice by place (the same place twice), a tie in one order only, or a judgement that could not be had.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    outcomes: tuple[Outcome, ...]
+
+    def count(self, outcome: Outcome) -> int:
+        """How often."""
+        return self.outcomes.count(outcome)
+
+    @property
+    def position_bias(self) -> float:
+        """Choices of the first place less those of the second, as a share of pairs judged in both orders; −1 to 1."""
+        judged = len(self.outcomes) - self.count("failed")
+        return (self.count("prefers_first_place") - self.count("prefers_second_place")) / judged if judged else 0.0
+
+    @property
+    def consistent(self) -> float:
+        """Share of pairs judged in both orders that were judged alike."""
+        judged = len(self.outcomes) - self.count("failed")
+        return sum(o in ("first", "second", "tie") for o in self.outcomes) / judged if judged else 0.0
+
+
+def labelled(rows: Sequence[Row], judge: Comparer, max_failures: float = 0.05) -> Labelled:
+    """Compare `answers`, two in each row, to its `prompt`; texts, or lists of messages throughout.
+
+    Raises:
+        DataError: a row without two different answers, or no pair that the judge decided.
+        SubjectError: a greater share of judgements than `max_failures` could not be had.
+    """
+    pairs = [_pair(number, row) for number, row in enumerate(rows)]
+    prompts = [plain(row["prompt"]) for row in rows]
+    firsts, seconds = [plain(a) for a, _ in pairs], [plain(b) for _, b in pairs]
+    straight = judge(prompts, firsts, seconds)
+    turned = judge(prompts, seconds, firsts)
+    outcomes = tuple(_outcome(a, b) for a, b in zip(straight, turned, strict=True))
+    failed = outcomes.count("failed")
+    if failed > max_failures * len(rows):
+        raise SubjectError(f"the judge gave no judgement on {failed} of {len(rows)} pairs; mend it and label again")
+    made = [_row(row, pair, outcome) for row, pair, outcome in zip(rows, pairs, outcomes, strict=True)]
+    decided = tuple(row for row in made if row is not None)
+    if not decided:
+        raise DataError(f"of {len(rows)} pairs the judge decided none the same way in both orders")
+    return Labelled(decided, outcomes)
+
+
+def _pair(number: int, row: Row) -> tuple[Any, Any]:
+    answers = row.get("answers")
+    if not row.get("prompt") or not isinstance(answers, list | tuple) or len(answers) != 2:
+        raise DataError(f"row {number} needs a prompt and two answers")
+    if answers[0] == answers[1]:
+        raise DataError(f"row {number}: its two answers are the same, so there is nothing to prefer")
+    return answers[0], answers[1]
+
+
+def _outcome(straight: Preference | None, turned: Preference | None) -> Outcome:
+    if straight is None or turned is None:
+        return "failed"
+    if "tie" in (straight, turned):
+        return "tie" if straight == turned else "half_a_tie"
+    if straight == turned:  # the same place, so the other answer
+        return "prefers_first_place" if straight == "first" else "prefers_second_place"
+    return straight
+
+
+def _row(row: Row, pair: tuple[Any, Any], outcome: Outcome) -> dict[str, Any] | None:
+    if outcome not in ("first", "second"):
+        return None
+    chosen, rejected = pair if outcome == "first" else pair[::-1]
+    return {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
