@@ -115,6 +115,24 @@ def weights_hash(base: Path) -> str:
     return content_hash({path.name: file_hash(path) for path in sorted(base.glob("*.safetensors"))})
 
 
+def folder_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that a training left in a folder, by name, without its record of them."""
+    return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != RECORD}
+
+
+def as_recorded(folder: Path) -> Check | None:
+    """Whether a folder's files are those that its training left, or None where it has no record of them."""
+    recorded = _json(folder / RECORD).get("files")
+    if not isinstance(recorded, dict):
+        return None
+    found = folder_digests(folder)
+    differing = sorted(name for name in recorded if found.get(name) != recorded[name])
+    if differing:
+        detail = f"{RECORD} records other contents of {', '.join(differing)}: changed or lost since the training"
+        return Check("as-trained", False, detail)
+    return Check("as-trained", True, f"{len(recorded)} files are as the training left them, see {RECORD}")
+
+
 def fit(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Fit:
     """Compare an adapter's tensors with a base's, module by module."""
     ends = _by_module(base)

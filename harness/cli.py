@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harness.progress import Observer
     from harness.records import Verdict
     from harness.statistics.power import Plan
+    from harness.training.run import TrainingResult
 
 app = typer.Typer(
     name="harness",
@@ -96,6 +97,24 @@ def gate(
     if len(results) > 1:
         return _conclude_several(results, as_json)
     return _conclude(results[0].verdict, as_json, run=results[0].path, report=results[0].reports[0])
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe.yaml.")] = Path("recipe.yaml"),
+    as_json: Json = False,
+) -> int:
+    """Measure the baseline on frozen samples, train a recipe's stages, and gate what comes of it.
+
+    Repeat the command after an interruption: it goes on where it was. Exit code: as of `gate`.
+    """
+    from harness.training.recipe import load_recipe
+    from harness.training.run import train as run_training
+
+    loaded = load_recipe(recipe)
+    with _watching() as observer:
+        result = run_training(loaded, observer)
+    return _conclude_training(result, as_json)
 
 
 @app.command()
@@ -312,6 +331,31 @@ def _conclude(verdict: Verdict, as_json: bool, *, run: Path | None = None, repor
 
         print_verdict(verdict, report=report)
     return EXIT_CODES[verdict.verdict]
+
+
+def _conclude_training(result: TrainingResult, as_json: bool) -> int:
+    """The stages, and the verdict on what they came to."""
+    from harness.records import EXIT_CODES
+
+    last = result.verdict
+    if as_json:
+        document = {
+            "stages": [{"name": s.name, "folder": str(s.folder), "rows": s.rows, **s.outcome} for s in result.stages],
+            "result": None if result.result is None else str(result.result),
+            "stopped": result.stopped,
+            "verdicts": {name: {**r.verdict.as_json(), "run": str(r.path)} for name, r in result.verdicts.items()},
+        }
+        _print_json(document)
+    else:
+        from harness.console import print_table, print_verdict
+
+        columns = ("stage", "rows", "trained parameters", "steps", "ended because", "folder")
+        print_table("What was trained", columns, [stage.row() for stage in result.stages])
+        if last is not None:
+            print_verdict(last.verdict, report=last.reports[0])
+        if result.stopped:
+            typer.echo(result.stopped)
+    return 0 if last is None else EXIT_CODES[last.verdict.verdict]
 
 
 def _conclude_several(results: Sequence[GateResult], as_json: bool) -> int:

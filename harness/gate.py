@@ -253,14 +253,19 @@ def with_candidate(loaded: LoadedConfig, candidate: Path, name: str | None = Non
         ConfigError: the path is none of these.
     """
     candidate = candidate.resolve()
-    if (candidate / "adapter_config.json").is_file():
+    if (candidate / "adapter_config.json").is_file() and not (candidate / "classifier.json").is_file():
         like, chosen = _on_baseline(loaded.gate), {"adapter": str(candidate)}
     elif (candidate / "config.json").is_file():
         like, chosen = _by_itself(loaded.gate), {"model": str(candidate)}
+    elif (candidate / "classifier.json").is_file():
+        like, chosen = _classifying(loaded.gate), {"head": str(candidate)}
     elif candidate.is_file() and "answers" in loaded.gate.candidate.options:
         like, chosen = loaded.gate.candidate, {"answers": str(candidate)}
     else:
-        raise ConfigError(f"{candidate}: neither an adapter (adapter_config.json) nor a model (config.json) is there")
+        raise ConfigError(
+            f"{candidate}: neither an adapter (adapter_config.json), a classifier's head (classifier.json) nor a model "
+            "(config.json) is there"
+        )
     section = SubjectSection(kind=like.kind, name=name or candidate.name, **{**like.options, **chosen})
     command = f"{loaded.command} --candidate {shlex.quote(str(candidate))}"
     return replace(loaded, gate=loaded.gate.model_copy(update={"candidate": section}), command=command)
@@ -274,6 +279,13 @@ def _on_baseline(gate: GateConfig) -> SubjectSection:
     if names[0] == names[1] or "model" not in baseline.options:
         return old
     return _without(baseline, ("merge",))
+
+
+def _classifying(gate: GateConfig) -> SubjectSection:
+    """What a trained head is put on: the baseline's model, which need not be a classifier itself."""
+    shared = ("model", "revision", "tokenizer", "dtype", "device", "max_length", "trust_remote_code")
+    given = {key: gate.baseline.options[key] for key in shared if key in gate.baseline.options}
+    return SubjectSection(kind="classifier", **given)
 
 
 def _by_itself(gate: GateConfig) -> SubjectSection:

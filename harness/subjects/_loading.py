@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,29 +24,45 @@ class WeightsSpec:
 
 
 def load_base(spec: WeightsSpec) -> Any:
-    """The transformers model.
+    """A causal language model, in eval mode on its device.
 
     Raises:
         SubjectError: it cannot be loaded, or it is not a causal language model.
         InfrastructureError: memory ran out.
     """
+    from transformers import AutoModelForCausalLM
+
+    return load_as(spec, AutoModelForCausalLM)
+
+
+def load_as(spec: WeightsSpec, make: Any, *, fresh: Callable[[str], bool] = lambda _: False, **given: Any) -> Any:
+    """A model by one of transformers' Auto classes, in eval mode on its device.
+
+    `fresh` says of a parameter's name whether it may be missing in the files, as a head that is about to be trained is;
+    `given` is added to the model's config.
+
+    Raises:
+        SubjectError: it cannot be loaded, or it is an encoder-decoder.
+        InfrastructureError: memory ran out.
+    """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         _no_progress_bars()
         config = AutoConfig.from_pretrained(spec.folder, trust_remote_code=spec.remote_code)
         if getattr(config, "is_encoder_decoder", False):
             raise SubjectError(f"{spec.folder} is an encoder-decoder; only causal language models are supported")
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = make.from_pretrained(
             spec.folder,
             dtype=getattr(torch, spec.dtype),
             use_safetensors=True,
             trust_remote_code=spec.remote_code,
             output_loading_info=True,
             **_quantization(spec),
+            **given,
         )
-        _refuse_missing(spec.folder, sorted(found["missing_keys"]))
+        _refuse_missing(spec.folder, sorted(name for name in found["missing_keys"] if not fresh(name)))
         if spec.quantization == "none":
             model.to(spec.device)
     except SubjectError:

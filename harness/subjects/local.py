@@ -195,6 +195,8 @@ class LocalSubject:
         if self._adapter is not None:
             found += adapters.preflight(self._adapter.folder, self._files.folder, base_name=self._options.model)
             found.append(_checks.adapter_active(baseline, self))
+        trained = adapters.as_recorded(self._files.folder if self._adapter is None else self._adapter.folder)
+        found += [] if trained is None else [trained]
         said_tokenizer = self._options.tokenizer is not None
         said_template = self._options.chat_template is not None
         return [

@@ -114,6 +114,7 @@ class EwcSection(Section):
 
     strength: float = Field(gt=0)
     samples: int = Field(256, ge=1, description="rows of the Fisher estimate")
+    fisher: Literal["empirical", "true"] = Field("empirical", description="true: of tokens that the base itself draws")
     rows: tuple[SourceSection, ...] = Field((), description="where they are from (default: the replay rows)")
 
 
@@ -123,6 +124,7 @@ class GuardingSection(Section):
     every: int | None = Field(None, ge=1, description="steps between looks; default: at every evaluation")
     samples: int = Field(64, ge=1, description="frozen samples of a suite at a look, at most")
     cost: float = Field(0.15, gt=0, description="most of the training's compute that looks may take")
+    patience: int = Field(1, ge=1, description="looks in a row that must show a regression before training stops")
 
 
 class ForgettingSection(Section):
@@ -169,6 +171,8 @@ class Recipe(Section):
     def _stages_fit(self) -> Recipe:
         seen = ["base"]
         for stage in self.stages:
+            if stage.name == "merged":
+                raise ValueError("merged is the folder of a merge, so no stage has that name")
             if stage.name in seen:
                 raise ValueError(f"a second stage named {stage.name!r}" if stage.name != "base" else "no stage is base")
             if stage.starts_from is not None and stage.starts_from not in seen:

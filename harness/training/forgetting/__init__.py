@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.training.recipe import ForgettingSection
 
@@ -37,12 +37,17 @@ def __getattr__(name: str) -> Any:
 
 
 def callbacks(
-    section: ForgettingSection, *, gate: Path, rows: Sequence[Mapping[str, Any]] = (), seed: int = 0
+    section: ForgettingSection,
+    *,
+    gate: Path,
+    rows: Sequence[Mapping[str, Any]] = (),
+    seed: int = 0,
+    baseline: Literal["start", "gate"] = "start",
 ) -> list[Any]:
     """What a stage's section asks for, in the order in which a trainer should be given them.
 
     `StopOnNaN` is always among them, and first: a gradient that is no number must not be added to. `rows` are those
-    of EWC's Fisher estimate.
+    of EWC's Fisher estimate, and `baseline` is what the guard compares with, see there.
     """
     from harness.training.forgetting.nan import StopOnNaN
 
@@ -54,10 +59,16 @@ def callbacks(
     if section.ewc is not None:
         from harness.training.forgetting.ewc import Ewc
 
-        chosen.append(Ewc(section.ewc.strength, rows, samples=section.ewc.samples, seed=seed))
+        ewc = section.ewc
+        chosen.append(Ewc(ewc.strength, rows, samples=ewc.samples, fisher=ewc.fisher, seed=seed))
     if section.guard is not None:
         from harness.training.forgetting.guard import ForgettingGuard
 
         watch = section.guard
-        chosen.append(ForgettingGuard(gate, every=watch.every, samples=watch.samples, cost=watch.cost))
+        chosen.append(
+            ForgettingGuard(
+                gate, every=watch.every, samples=watch.samples, cost=watch.cost, patience=watch.patience,
+                baseline=baseline,
+            )
+        )  # fmt: skip
     return chosen
