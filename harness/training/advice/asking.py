@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from harness.errors import ConfigError, DataError, at, nearest
-from harness.training.advice.machine import Machine, detect, in_gib, parse_bytes
+from harness.training.advice.machine import Machine, detect, parse_bytes
 from harness.training.advice.memory import Device
 from harness.training.advice.shapes import ModelShape, guessed, human_count, parse_count, read_shape
 from harness.training.advice.situation import Feedback, Need, Priority, Prompting, Serving, Situation, Task
@@ -42,7 +42,7 @@ class Question:
         if isinstance(self.default, bool):
             return _choice(text, ("yes", "no"), self.flag) == "yes"
         if self.key == "model":
-            return text.strip() or _refuse(self.flag, text)
+            return _named(text, self.flag)
         return _count(text, self.flag)
 
 
@@ -83,7 +83,8 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question("verifiable", "Can a program tell a right answer from a wrong one?", False, applies=_generates),
     Question("teacher", "May a stronger model write answers, or judge them?", False, applies=_generates),
-    Question("serving", "Served as: one model, many adapters on one base, or lowest-latency?", "one", get_args(Serving)),
+    Question("serving", "Served as: one model, many adapters on one base, or lowest-latency?", "one",
+             get_args(Serving)),
     Question("keep", "Must skills that the model has be kept?", True),
     Question("priority", "What comes first: balanced, the best quality, or the smallest change?", "balanced",
              get_args(Priority)),
@@ -142,16 +143,14 @@ def _complete(answers: dict[str, Any], ask: Callable[[str], str] | None) -> list
         else:
             answers[question.key] = question.default
             if question.applies(answers):
-                assumed.append(f"{question.flag} {_written(question)}")
+                assumed.append(_as_flag(question))
     return assumed
 
 
 def _put(question: Question, ask: Callable[[str], str]) -> Any:
     """Ask until there is an answer; an empty one is the default."""
     choices = f" ({'/'.join(question.choices)})" if question.choices else ""
-    default = "" if question.default is None else f" [{_written(question).removeprefix('no-')}]"
-    if isinstance(question.default, bool):
-        default = " [yes]" if question.default else " [no]"
+    default = "" if question.default is None else f" [{_written(question)}]"
     said = ""
     while True:
         typed = ask(f"{said}{question.text}{choices}{default}: ").strip()
@@ -163,6 +162,12 @@ def _put(question: Question, ask: Callable[[str], str]) -> Any:
             said = f"{error}\n"
 
 
+def _as_flag(question: Question) -> str:
+    if isinstance(question.default, bool):
+        return question.flag if question.default else f"--no-{question.key}"
+    return f"{question.flag} {question.default}"
+
+
 def _written(question: Question) -> str:
     if isinstance(question.default, bool):
         return "yes" if question.default else "no"
@@ -171,11 +176,11 @@ def _written(question: Question) -> str:
 
 def _model(answers: Answers) -> tuple[str | None, ModelShape]:
     """What was named, and its shape; a name that is no folder and looks like a size is a size."""
-    named = answers.get("model")
+    named: str | None = answers.get("model")
     if answers.get("parameters") is not None:
-        if named is None:
-            return None, guessed(parse_count(str(answers["parameters"])))
         return named, guessed(parse_count(str(answers["parameters"])))
+    if named is None:
+        raise ConfigError("missing: --model")
     if not Path(named).exists() and "/" not in named:
         try:
             return None, guessed(parse_count(named))
@@ -184,11 +189,15 @@ def _model(answers: Answers) -> tuple[str | None, ModelShape]:
     return named, read_shape(named, answers.get("revision"))
 
 
-def _machine(memory: str | None, device: Device | None) -> Machine:
+def _machine(memory: str | None, device: Any) -> Machine:
     if memory is None:
+        if device is not None:
+            raise ConfigError("--device says what --memory is of; give both, or neither to look at this machine")
         return detect()
     size = parse_bytes(memory)
-    return Machine(f"{in_gib(size)}, as said", device or "cuda", size)
+    if device is not None and device not in get_args(Device):
+        raise ConfigError(f"--device {device!r}: {nearest(device, get_args(Device))}")
+    return Machine("as said", device or "cuda", size)
 
 
 def count_rows(path: Path) -> int:
@@ -209,6 +218,12 @@ def count_rows(path: Path) -> int:
     raise DataError(f"{at(path)}rows of a {path.suffix or 'nameless'} file are not counted here; say --rows")
 
 
+def _named(text: str, flag: str) -> str:
+    if not text.strip():
+        raise ConfigError(f"{flag}: nothing was named")
+    return text.strip()
+
+
 def _choice(text: str, choices: tuple[str, ...], flag: str) -> str:
     """One of `choices`, or the only one that begins with `text`."""
     typed = text.strip().lower()
@@ -224,14 +239,11 @@ def _count(text: str, flag: str) -> int:
     try:
         return parse_count(text)
     except ConfigError:
-        return _refuse(flag, text)
-
-
-def _refuse(flag: str, text: str) -> Any:
-    raise ConfigError(f"{flag} {text!r}: expected a number such as 5000 or 5k")
+        raise ConfigError(f"{flag} {text!r}: expected a number such as 5000 or 5k") from None
 
 
 def describe(shape: ModelShape) -> str:
-    """The model in a phrase."""
+    """The model in a line."""
     kind = "decoder" if shape.decoder else "encoder"
-    return f"{shape.name}: a {kind} of {human_count(shape.parameters)} parameters"
+    size = f"a {kind} of {human_count(shape.parameters)} parameters"
+    return f"{shape.name}: {size}, {shape.layers} layers of {shape.hidden:,}" if shape.exact else size

@@ -219,7 +219,7 @@ def _notes(case: Considered, plan: TrainingPlan | None) -> Iterator[str]:
     if any(s.objective in ("dpo", "kto") for s in plan.stages) and now.judgements < 1_000:
         yield f"{now.judgements:,} judgements are few; 1,000 to 10,000 are usual"
     if any(s.objective == "grpo" for s in plan.stages):
-        yield "attempts are generated while it trains: keys and values of 8 attempts at a time come on top of the memory"
+        yield "attempts are generated while it trains: the keys and values of 8 at a time come on top of the memory"
     if now.serving == "lowest-latency" and plan.scope in ("lora", "ia3"):
         yield "serve it merged, which costs nothing at run time, and gate it so: `merge: true` in the gate's candidate"
     if now.serving == "lowest-latency" and plan.scope == "qlora":

@@ -42,7 +42,7 @@ class Case(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rule(Generic[C, T]):
-    """A rule about a C: `then` where `when` holds. `name` is unique in its table; `sources` are keys of `sources.SOURCES`."""
+    """A rule about a C: `then` where `when` holds. `name` is unique in its table, `sources` are keys of `SOURCES`."""
 
     name: str
     when: Callable[[C], bool]

@@ -50,7 +50,7 @@ class _Page:
             yield from self._memory(advice.plan, now)
         yield from self._list("Also possible", [f"{what}: {when} [{source}]" for what, when, source in advice.others])
         yield from self._list("Note", list(advice.notes))
-        yield from self._list("Assumed, because it was not said", list(assumed))
+        yield from self._list("Assumed, because it was not said", [" ".join(assumed)] if assumed else [])
         yield from self._list("Sources", list(_references(advice)))
 
     def _because(self, reason: Reason, indent: str = "  ") -> Iterator[str]:
@@ -72,7 +72,7 @@ class _Page:
 
     def _memory(self, plan: TrainingPlan, now: Situation) -> Iterator[str]:
         share = f"{plan.memory.trainable / now.shape.parameters:.2g}".rstrip(".")
-        yield f"Memory, estimated: {in_gib(plan.memory.total)} of {in_gib(now.machine.free)} free, {now.machine.name}"
+        yield f"Memory, estimated: {in_gib(plan.memory.total)} of {in_gib(now.machine.free)} free ({now.machine.name})"
         trained = f"{human_count(plan.memory.trainable)} of {human_count(now.shape.parameters)} parameters"
         yield from self._wrap(f"trains {trained} (a share of {share})", "  ", "  ")
         for part in plan.memory.parts:

@@ -24,7 +24,7 @@ class Places:
     model: str | None = None
     revision: str | None = None
     data: str | None = None
-    feedback: str | None = None
+    feedback_data: str | None = None
     replay: str | None = None
     gate: str | None = None
 
@@ -117,7 +117,7 @@ def _stage(plan: TrainingPlan, stage: StagePlan, now: Situation, places: Places)
 
 
 def _rows(stage: StagePlan, places: Places) -> Any:
-    given = places.feedback if stage.objective in ("dpo", "kto") else places.data
+    given = places.feedback_data if stage.objective in ("dpo", "kto") else places.data
     return given or Noted(_FILES.get(stage.objective, "train.jsonl"), f"FILL IN: {_ROWS[stage.objective]}")
 
 
