@@ -34,24 +34,26 @@ def tell(trial: Trial) -> str:
 def _searched(trial: Trial) -> Iterator[str]:
     bare, *others = trial.tried
     yield f"Prompts searched for {trial.suite}, by {trial.metric}, on {bare.n + bare.failed} held-out rows:"
-    yield f"  {'gain (90 %)':<26} {'mean':>6}  prompt"
+    yield f"  {'gain (90 % interval)':<26} {'mean':>6}  prompt"
     ranked = sorted(others, key=lambda t: -(t.gain.estimate if t.gain else float("-inf")))
     for tried in [bare, *ranked[:_SHOWN]]:
-        yield f"  {_gain(tried):<26} {_mean(tried):>6}  {_title(tried)}"
+        yield f"  {_gain(tried, trial):<26} {_mean(tried, trial):>6}  {_title(tried)}"
     if len(ranked) > _SHOWN:
         yield f"  and {len(ranked) - _SHOWN} more that did no better"
 
 
-def _gain(tried: Tried) -> str:
+def _gain(tried: Tried, trial: Trial) -> str:
     if tried.proposal.prompt is None:
         return "(what it is set against)"
     if tried.gain is None:
         return f"not known: {tried.failed} failed"
-    return f"{tried.gain.estimate:+.3f} [{tried.gain.low:+.3f}, {tried.gain.high:+.3f}]".replace("-", "\N{MINUS SIGN}")
+    values = (tried.gain.estimate, tried.gain.low, tried.gain.high)
+    mean, low, high = (f"{words.scaled(value, trial.bounds):+.1f}" for value in values)
+    return f"{mean}{words.unit(trial.bounds)} [{low}, {high}]".replace("-", "\N{MINUS SIGN}")
 
 
-def _mean(tried: Tried) -> str:
-    return words.MISSING if tried.mean is None else f"{tried.mean:.3f}"
+def _mean(tried: Tried, trial: Trial) -> str:
+    return words.MISSING if tried.mean is None else f"{words.scaled(tried.mean, trial.bounds):.1f}"
 
 
 def _title(tried: Tried) -> str:

@@ -82,6 +82,7 @@ class Trial:
     prompt: Path | None
     judged: GateResult | None
     baseline: dict[str, Any]
+    bounds: tuple[float, float] = (0.0, 1.0)
 
 
 def try_prompts(loaded: LoadedConfig, search: Search, observer: Observer, out: Path | None = None) -> Trial:
@@ -109,13 +110,13 @@ def try_prompts(loaded: LoadedConfig, search: Search, observer: Observer, out: P
         tried = bench.compare(_proposed(bench, candidates, search), candidates.held_out)
     _refuse_unscored(tried)
     chosen = _best(tried)
-    section = _section(loaded, None)
+    bounds = suite.metrics[metric].bounds
     if chosen is None:
-        return Trial(suite.name, metric, tried, None, None, None, section)
+        return Trial(suite.name, metric, tried, None, None, None, _section(loaded, None), bounds)
     path = search.prompt_out or loaded.folder / "prompts" / f"{suite.name.replace('@', '-')}.yaml"
     _write(path, chosen, search)
     result = gate.run_gate(_judging(loaded, index, path), observer, out=out)
-    return Trial(suite.name, metric, tried, chosen, path, result, _section(loaded, path))
+    return Trial(suite.name, metric, tried, chosen, path, result, _section(loaded, path), bounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,11 @@ def _refuse_frozen(loaded: LoadedConfig, path: Path) -> None:
 def _section(loaded: LoadedConfig, prompt: Path | None) -> dict[str, Any]:
     """The baseline's section of the gate, behind the prompt where there is one."""
     bare = loaded.gate.baseline.model_dump(mode="json", exclude_none=True)
-    return bare if prompt is None else {"kind": "prompted", "prompt": str(prompt.resolve()), "subject": bare}
+    if prompt is None:
+        return bare
+    path = prompt.resolve()
+    inside = path.is_relative_to(loaded.folder)
+    return {"kind": "prompted", "prompt": str(path.relative_to(loaded.folder) if inside else path), "subject": bare}
 
 
 def _judging(loaded: LoadedConfig, index: int, prompt: Path) -> LoadedConfig:
