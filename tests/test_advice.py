@@ -230,7 +230,7 @@ def test_the_recipe_says_what_to_fill_in_and_nothing_once_all_is_named(tmp_path:
         (situation(**LABELS), ["sft", "kto"], "label (true: wanted)"),
         (situation(rows=0, prompts=500, verifiable=True), ["grpo"], "name the reward"),
         (situation(rows=0, prompts=500, teacher=True), ["distillation"], "name the stronger model"),
-        (situation(**CLASSES), ["classification"], "text and label"),
+        (situation(**CLASSES), ["classify"], "text and label"),
         (situation(500_000_000, **ALL, priority="quality"), ["sft"], "float32"),
     ],
 )

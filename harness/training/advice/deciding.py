@@ -122,7 +122,7 @@ class Considered:
     def objectives(self) -> tuple[str, ...]:
         """What would be learned, stage by stage; imitation where nothing can be."""
         rule = first(OBJECTIVES, self)
-        return rule.then if rule else ("sft",) if self.now.task == "generation" else ("classification",)
+        return rule.then if rule else ("sft",) if self.now.task == "generation" else ("classify",)
 
 
 def usable(free: int) -> int:

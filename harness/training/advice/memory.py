@@ -38,7 +38,8 @@ class Load:
 
     `factor` is the number of sequences that the objective makes of one row, `copies` the number of further models of
     full size that it keeps (DPO's reference under full training). Where batches do not accumulate, gradients take
-    the room that activations leave.
+    the room that activations leave. `autocast` computes in 16 bits where all weights are trained, which are held in 32;
+    without it, as a recipe's `dtype: float32` has it, such a training computes in 32 bits.
     """
 
     scope: str
@@ -53,6 +54,7 @@ class Load:
     factor: int = 1
     copies: int = 0
     accumulates: bool = True
+    autocast: bool = False
 
     @property
     def tokens(self) -> int:
@@ -61,8 +63,8 @@ class Load:
 
     @property
     def activation(self) -> int:
-        """e: 16 bits on a GPU, by automatic mixed precision where the weights are wider; 32 on a CPU."""
-        return _FLOAT if self.device == "cpu" else 2
+        """e: 16 bits on a GPU unless the weights are in 32 and autocast is off; 32 on a CPU."""
+        return _FLOAT if self.device == "cpu" or (self.scope == "full" and not self.autocast) else 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,8 @@ def _inputs(shape: ModelShape, load: Load) -> int:
         return load.activation * (each - attended) if _mixed(load) else shared
     if load.scope in ("lora", "qlora"):
         ranks = load.rank * load.activation * shape.linears // shape.layers
-        return ranks + (load.activation * each if load.activation < _FLOAT else shared)
+        cast = load.activation if load.device == "cuda" else _FLOAT  # without autocast, adapters compute in float32
+        return ranks + (cast * each if load.activation < _FLOAT else shared)
     if load.scope == "ia3":
         return load.activation * (2 * shape.kv_heads * shape.head_size + shape.intermediate)
     return 0

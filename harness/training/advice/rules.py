@@ -184,7 +184,7 @@ OBJECTIVES: tuple[Rule[Case, tuple[str, ...]], ...] = (
     Rule(
         "classes",
         lambda c: c.now.task == "classification" and enough_rows(c.now),
-        ("classification",),
+        ("classify",),
         "the answer is one of some classes, so a class is what is learned",
         ("Devlin 2018",),
     ),

@@ -66,7 +66,7 @@ LEARNING_RATE: tuple[Rule[Stage, float], ...] = (
 EPOCHS: tuple[Rule[Stage, float], ...] = (
     Rule("judged", lambda s: s.objective in (*_JUDGED, *_REWARDED), 1.0,
          "preferences and rewards are overfitted soon", ("Rafailov 2023", "Lambert 2024")),
-    Rule("classes", lambda s: s.objective == "classification", 3.0, "two to four are usual", ("Devlin 2018",)),
+    Rule("classes", lambda s: s.objective == "classify", 3.0, "two to four are usual", ("Devlin 2018",)),
     Rule("few rows", lambda s: s.rows < 1_000 and not s.now.keep, 3.0, "few rows are seen more often", ("Zhou 2023",)),
     Rule("few rows, keeping skills", lambda s: s.rows < 1_000, 2.0,
          "few rows are seen more often, but a long training forgets more", ("Biderman 2024",)),
@@ -91,7 +91,7 @@ BATCH: tuple[Rule[Stage, int], ...] = (
     Rule("rewarded", lambda s: s.objective in _REWARDED, 64, "eight attempts at each of eight prompts", ("no source",)),
     Rule("judged", lambda s: s.objective in _JUDGED, 32, "published recipes have 32 to 64",
          ("Rafailov 2023", "Tunstall 2023")),
-    Rule("classes", lambda s: s.objective == "classification", 32, "16 or 32 are usual", ("Devlin 2018",)),
+    Rule("classes", lambda s: s.objective == "classify", 32, "16 or 32 are usual", ("Devlin 2018",)),
     Rule("imitation", lambda s: True, 16, "small batches suit LoRA", ("Dettmers 2023", "Schulman 2025")),
 )  # fmt: skip
 

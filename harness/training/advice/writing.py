@@ -39,7 +39,7 @@ class Noted:
 
 _ROWS = {
     "sft": "one JSON object a line: prompt and completion, or messages",
-    "classification": "one JSON object a line: text and label",
+    "classify": "one JSON object a line: text and label",
     "dpo": "one JSON object a line: prompt, chosen and rejected",
     "kto": "one JSON object a line: prompt, completion and label (true: wanted)",
     "rlaif": "one JSON object a line: prompt",
@@ -135,8 +135,9 @@ def _settings(plan: TrainingPlan, stage: StagePlan, now: Situation) -> dict[str,
         "gradient_accumulation": stage.accumulation,
         "max_length": now.length,
         "activation_checkpointing": plan.load.checkpointing,
-        "patience": 3,
     }
+    if stage.objective not in ("grpo", "distillation"):  # those judge themselves by more than a validation loss
+        settings["patience"] = 3
     if plan.load.optimizer == "adamw-8bit":
         settings["optimizer"] = Noted("adamw_bnb_8bit", "its state in 8 bits, because 32 do not fit")
     return settings
