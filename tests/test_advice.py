@@ -288,6 +288,7 @@ def test_a_model_is_read_from_its_config(tiny: Any, capsys: pytest.CaptureFixtur
     document = json.loads(harness(capsys, *flags(model=str(tiny.model("qwen2")), memory="4GB"), "--json").out)
     model = AutoModelForCausalLM.from_pretrained(tiny.model("qwen2"))
     assert document["situation"]["shape"]["exact"] is True
+    assert document["situation"]["length"] == 256  # the model's context
     assert document["situation"]["shape"]["parameters"] == sum(p.numel() for p in model.parameters())
 
 

@@ -120,6 +120,19 @@ def test_no_prompt_is_judged_where_none_helps(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_prompt_that_fails_on_the_frozen_samples_is_not_recommended(tmp_path: Path) -> None:
+    config, candidates = project(tmp_path), rows(tmp_path)
+    know(tmp_path, candidates, lambda i, shots: i < 1000 if shots < 2 else i >= 1000)
+    trial = attempt(config, candidates)
+    result = reporting.comparison(trial)
+    assert result is not None
+    assert result.difference == -1
+    told = reporting.tell(trial)
+    assert "no better than none" in told
+    assert "held-out rows score 0.0 and the frozen samples 100.0" in told
+    assert "must_improve" not in told
+
+
 def test_a_frozen_sample_is_never_an_example(tmp_path: Path) -> None:
     config = project(tmp_path)
     with pytest.raises(DataError, match=r"frozen samples of sums are among the candidate rows: .*rows\.jsonl:1: "):
@@ -282,3 +295,50 @@ def test_gepa_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest
     config, candidates = project(tmp_path), rows(tmp_path)
     with pytest.raises(PluginError, match="pip install gepa"):
         attempt(config, candidates, gepa=Evolution(20))
+
+
+@pytest.mark.slow
+def test_with_a_model_the_prompt_under_which_it_knows_the_answers_is_found(tmp_path: Path, tiny: Any) -> None:
+    """A random model knows nothing, so what it says behind one instruction is declared right."""
+    from harness import plugins
+    from harness.goldens import store
+    from harness.records import LogLikelihood
+    from harness.subjects import SubjectContext, prompted
+
+    told = "Once upon a time there was a class Point."
+    words = ["fox", "Answer: 5", "class Point", "blue", "def add", "happy", "lazy dog.", "red"]
+    questions = [(f"Pick {i}:", [words[(i + k * (i % 3 + 1)) % 8] for k in range(4)]) for i in range(110)]
+    section = {"kind": "local", "model": str(tiny.model()), "device": "cpu"}
+    options = plugins.options("subjects", "local", {k: v for k, v in section.items() if k != "kind"}, where="here")
+    inner = plugins.load("subjects", "local").build(options, SubjectContext(tmp_path))
+    subject = prompted.PromptedSubject(prompted.Prompt(system=told), "told", inner)
+
+    def picks(asked: Any) -> list[int]:
+        requests = [LogLikelihood(question, f" {choice}") for question, choices in questions for choice in choices]
+        said = dict(pair for batch in asked.answer(requests) for pair in batch)
+        return [max(range(4), key=lambda k, i=i: said[4 * i + k].logprob) for i in range(len(questions))]
+
+    bare, right = picks(inner), picks(subject)
+    inner.close()
+    agreed = sum(b == r for b, r in zip(bare[:40], right[:40], strict=True)) / 40
+    assert agreed < 1
+    lines = [{"prompt": q, "choices": c, "target": t} for (q, c), t in zip(questions, right, strict=True)]
+    golden = tmp_path / "goldensets" / "picks" / "1"
+    golden.mkdir(parents=True)
+    frozen = [{"id": f"p{i}", **line} for i, line in enumerate(lines[:40])]
+    (golden / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in frozen))
+    card = {"name": "picks", "version": "1", "description": "picks", "licence": "Apache-2.0", "source": "made here",
+            "metrics": ["multiple_choice"]}  # fmt: skip
+    (golden / "card.yaml").write_text(yaml.safe_dump(card))
+    store.freeze(tmp_path / "goldensets", "picks", "1")
+    config, candidates = tmp_path / "gate.yaml", tmp_path / "rows.jsonl"
+    document = {"baseline": section, "candidate": section, "suites": [{"kind": "golden", "set": "picks@1"}],
+                "policy": {"noise_probe": 0}}  # fmt: skip
+    config.write_text(yaml.safe_dump(document))
+    candidates.write_text("".join(json.dumps(line) + "\n" for line in lines[40:]))
+    trial = attempt(config, candidates, instructions=(told,))
+    result = reporting.comparison(trial)
+    assert trial.chosen is not None
+    assert trial.chosen.mean == 1
+    assert result is not None
+    assert (result.baseline_mean, result.candidate_mean, result.n_used) == (pytest.approx(agreed), 1, 40)

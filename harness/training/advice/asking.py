@@ -121,6 +121,9 @@ def settle(given: Answers, ask: Callable[[str], str] | None) -> Settled:
     assumed = _complete(answers, ask if missing else None)
     model, shape = _model(answers)
     machine = _machine(answers.get("memory"), answers.get("device"))
+    if given.get("length") is None and shape.context is not None:  # what was not said is no more than the model reads
+        answers["length"] = min(answers["length"], shape.context)
+        assumed = [f"--length {answers['length']}" if a.startswith("--length") else a for a in assumed]
     known = {q.key: answers[q.key] for q in QUESTIONS if q.key != "model"}
     return Settled(Situation(shape=shape, machine=machine, **known), tuple(assumed), model)
 
@@ -153,7 +156,7 @@ def _put(question: Question, ask: Callable[[str], str]) -> Any:
     default = "" if question.default is None else f" [{_written(question)}]"
     said = ""
     while True:
-        typed = ask(f"{said}{question.text}{choices}{default}: ").strip()
+        typed = ask(f"{said}{question.text}{choices}{default} ").strip()
         if not typed and question.default is not None:
             return question.default
         try:

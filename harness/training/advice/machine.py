@@ -92,7 +92,6 @@ def _container_limit() -> list[int]:
         return []
 
 
-def in_gib(size: int) -> str:
-    """`23.6 GiB`; below 1 GiB two decimals."""
-    value = size / GIB
-    return f"{value:.1f} GiB" if value >= 1 else f"{value:.2f} GiB"
+def human_bytes(size: int) -> str:
+    """`23.6 GiB`, or `412 MiB` below one."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.3g} MiB"

@@ -13,6 +13,7 @@ from harness.records import Comparison
 from harness.training.advice.trying import Trial, Tried
 
 _SHOWN = 5
+_UNLIKE = 0.2  # of the scale
 
 
 def exit_code(trial: Trial) -> int:
@@ -79,6 +80,7 @@ def _judged(trial: Trial) -> Iterator[str]:
     flips = f"{result.lost} lost and {result.won} won"
     yield f"  on these samples: {words.difference(result)} ({flips}; {words.used(result)} samples)"
     yield from _uncertainty(result)
+    yield from _unlike(trial, result)
     yield f"  report: {trial.judged.reports[0]}"
 
 
@@ -93,10 +95,27 @@ def _uncertainty(result: Comparison) -> Iterator[str]:
         yield f"  {result.n_failed} pairs failed and count for nothing"
 
 
+def _unlike(trial: Trial, result: Comparison) -> Iterator[str]:
+    """Rows on which the bare model does much better or worse than on the frozen samples are other rows."""
+    before, frozen = trial.tried[0].mean, result.baseline_mean
+    if (
+        before is not None
+        and frozen is not None
+        and abs(before - frozen) > _UNLIKE * (trial.bounds[1] - trial.bounds[0])
+    ):
+        held, golden = (f"{words.scaled(value, trial.bounds):.1f}" for value in (before, frozen))
+        yield f"  beware: without a prompt the held-out rows score {held} and the frozen samples {golden};"
+        yield "  rows that are so unlike the golden set choose a prompt for another task"
+
+
 def _how_to_go_on(trial: Trial) -> Iterator[str]:
-    if trial.prompt is None or exit_code(trial):
+    result = comparison(trial)
+    if trial.prompt is None or result is None or result.difference is None or exit_code(trial):
         return
     yield ""
+    if result.difference <= 0:
+        yield "On the frozen samples the prompt is no better than none: fine-tuning has to beat the bare baseline."
+        return
     yield "What fine-tuning has to beat is the prompt. In the gate of the fine-tuned model, let the baseline be:"
     yield ""
     text = yaml.safe_dump({"baseline": trial.baseline}, sort_keys=False, allow_unicode=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.training.advice.deciding import Advice, Reason, TrainingPlan, sparing, usable
-from harness.training.advice.machine import in_gib
+from harness.training.advice.machine import human_bytes
 from harness.training.advice.memory import GIB
 from harness.training.advice.rules import Course
 from harness.training.advice.settings import ADAPTERS
@@ -72,19 +72,20 @@ class _Page:
 
     def _memory(self, plan: TrainingPlan, now: Situation) -> Iterator[str]:
         share = f"{plan.memory.trainable / now.shape.parameters:.2g}".rstrip(".")
-        yield f"Memory, estimated: {in_gib(plan.memory.total)} of {in_gib(now.machine.free)} free ({now.machine.name})"
+        free = f"{human_bytes(now.machine.free)} free ({now.machine.name})"
+        yield f"Memory, estimated: {human_bytes(plan.memory.total)} of {free}"
         trained = f"{human_count(plan.memory.trainable)} of {human_count(now.shape.parameters)} parameters"
         yield from self._wrap(f"trains {trained} (a share of {share})", "  ", "  ")
         for part in plan.memory.parts:
-            lead = f"  {part.name:<14} {in_gib(part.bytes):<10} "
+            lead = f"  {part.name:<14} {human_bytes(part.bytes):<10} "
             yield from self._wrap(f"{part.how} [{part.source}]", lead, " " * 28)
 
     def _too_large(self, now: Situation) -> Iterator[str]:
         needed = sparing(now).total
+        free = f"{human_bytes(now.machine.free)} free ({now.machine.name})"
         yield from self._wrap(
-            f"needed at least, one row of {now.length:,} tokens at a time: {in_gib(needed)}; to be used: "
-            f"{in_gib(usable(now.machine.free))} of {in_gib(now.machine.free)} free ({now.machine.name}). A smaller "
-            "model, shorter rows or more memory would help.",
+            f"needed at least, one row of {now.length:,} tokens at a time: {human_bytes(needed)}; to be used: "
+            f"{human_bytes(usable(now.machine.free))} of {free}. A smaller model, shorter rows or more memory helps.",
             "  ",
             "  ",
         )
