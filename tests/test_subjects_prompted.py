@@ -132,6 +132,19 @@ def test_a_prompt_as_candidate_and_as_baseline_of_a_gate(tmp_path: Path, capsys:
     assert gated(path, capsys) == "block"
 
 
+def test_a_prompt_does_not_hide_that_an_adapter_does_nothing(tmp_path: Path) -> None:
+    from harness.subjects._checks import _PROBES, adapter_active
+
+    rows = [{"context": c, "continuation": t, "logprob": -1.0} for c, t in _PROBES]
+    told = [{"context": f"Add.\n\n{c}", "continuation": t, "logprob": -2.0} for c, t in _PROBES]
+    baseline = build(tmp_path, {"system": "Add."}, [*rows, *told])
+    idle = build(tmp_path, {"system": "Subtract."}, rows).inner
+    assert not adapter_active(baseline, idle).passed
+    assert adapter_active(
+        baseline, build(tmp_path, {"system": "x"}, [{**r, "logprob": -1.5} for r in rows]).inner
+    ).passed
+
+
 def gated(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit):
         main(["gate", str(path), "--json"])

@@ -154,6 +154,13 @@ def build(options: Options, context: SubjectContext) -> PromptedSubject:
     return PromptedSubject(prompt, path.stem, inner)
 
 
+def unprompted(subject: Subject) -> Subject:
+    """What is behind the prompt; any other subject itself."""
+    while isinstance(subject, PromptedSubject):
+        subject = subject.inner
+    return subject
+
+
 @dataclass(slots=True)
 class _Split:
     """Requests that go on to the inner subject, with their places, and those that are refused."""
@@ -169,7 +176,7 @@ class PromptedSubject:
     def __init__(self, prompt: Prompt, title: str, inner: Subject) -> None:
         self.name = f"{inner.name} prompted with {title}"
         self.prompt = prompt
-        self._inner = inner
+        self.inner = inner
         self._digest = content_hash(prompt.model_dump(mode="json"))
         self.fingerprint = content_hash({"prompted": _FORMAT, "prompt": self._digest, "inner": inner.fingerprint})
         self.chat_fingerprint = inner.chat_fingerprint
@@ -187,20 +194,20 @@ class PromptedSubject:
         if split.refused:
             yield split.refused
         given = [drafts[place] for place in split.places] if drafts else []
-        for batch in self._inner.answer(split.asked, given) if split.asked else ():
+        for batch in self.inner.answer(split.asked, given) if split.asked else ():
             yield [(split.places[i], replace(output, ids=(), logprobs=())) for i, output in batch]
 
     def remarks(self) -> Sequence[str]:
         """See `Subject.remarks`."""
-        return self._inner.remarks()
+        return self.inner.remarks()
 
     def checks(self, baseline: Subject) -> Sequence[Check]:
         """See `Subject.checks`: the inner subject's own."""
-        return self._inner.checks(baseline)
+        return self.inner.checks(baseline)
 
     def describe(self) -> dict[str, Any]:
         """See `Subject.describe`: the inner subject's, under the name and fingerprint of this one."""
-        inner = self._inner.describe()
+        inner = self.inner.describe()
         shown: dict[str, Any] = {
             key: inner[key] for key in ("tokenizer_sha256", "chat_template_sha256") if key in inner
         }
@@ -217,7 +224,7 @@ class PromptedSubject:
 
     def close(self) -> None:
         """See `Subject.close`."""
-        self._inner.close()
+        self.inner.close()
 
     def _split(self, requests: Sequence[Request]) -> _Split:
         split = _Split([], [], [])
@@ -248,7 +255,7 @@ class PromptedSubject:
         if role == "user":
             turns = [conversation[:1] for conversation in turns]
         try:
-            one, other = (self._inner.render_chat(conversation) for conversation in turns)
+            one, other = (self.inner.render_chat(conversation) for conversation in turns)
         except SubjectError:  # no chat template, or none for this role: then no text can come from one
             return ""
         return one[: common_prefix(one, other)]
