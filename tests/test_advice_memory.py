@@ -62,7 +62,7 @@ def test_logits_are_twelve_bytes_each_and_dominate_a_small_model() -> None:
     assert part(small, replace(load, head="classes"), "peak") < part(small, load, "peak") / 10
 
 
-@pytest.mark.parametrize("scope", ["full", "lora", "qlora", "bitfit", "ia3", "additive_bias", "features", "head"])
+@pytest.mark.parametrize("scope", ["full", "lora", "qlora", "bitfit", "additive_bias", "features", "head"])
 def test_more_of_anything_needs_more(scope: str) -> None:
     load = Load(scope, rows=2, length=512)
     total = estimate(SHAPE, load).total

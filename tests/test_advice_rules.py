@@ -109,7 +109,6 @@ SETTINGS = {
         ("large base", "qlora", "sft", {"shape": guessed(33_000_000_000)}),
         ("adapter, keeping skills", "lora", "sft", {}),
         ("adapter", "lora", "sft", {"keep": False}),
-        ("scaling", "ia3", "sft", {}),
         ("biases", "bitfit", "sft", {}),
         ("head", "head", "classify", {}),
         ("all weights, keeping skills", "full", "sft", {}),

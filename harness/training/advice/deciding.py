@@ -220,7 +220,7 @@ def _notes(case: Considered, plan: TrainingPlan | None) -> Iterator[str]:
         yield f"{now.judgements:,} judgements are few; 1,000 to 10,000 are usual"
     if any(s.objective == "grpo" for s in plan.stages):
         yield "attempts are generated while it trains: the keys and values of 8 at a time come on top of the memory"
-    if now.serving == "lowest-latency" and plan.scope in ("lora", "ia3"):
+    if now.serving == "lowest-latency" and plan.scope == "lora":
         yield "serve it merged, which costs nothing at run time, and gate it so: `merge: true` in the gate's candidate"
     if now.serving == "lowest-latency" and plan.scope == "qlora":
         yield "an adapter cannot be merged into 4-bit weights without changing answers; it is served beside its base"

@@ -27,7 +27,10 @@ _REFLECTION_TOKENS = 1024
 class Bench(Protocol):
     """What scores a proposal: see `trying.Bench`."""
 
-    subject: Subject
+    @property
+    def subject(self) -> Subject:
+        """What answers."""
+        ...
 
     def scores(self, proposal: Proposal, samples: Sequence[Sample]) -> list[tuple[float | None, str]]:
         """Oriented score and text for each sample."""
@@ -45,7 +48,7 @@ class Evolution:
     reflection: str | None = None
 
 
-def evolve(bench: Any, pool: Sequence[Sample], settings: Evolution, *, seed: int) -> list[str]:
+def evolve(bench: Bench, pool: Sequence[Sample], settings: Evolution, *, seed: int) -> list[str]:
     """Instructions that GEPA found, best first, without the one it started from.
 
     Raises:
@@ -86,7 +89,7 @@ class _Adapter:
 
     propose_new_texts = None
 
-    def __init__(self, bench: Any) -> None:
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
 
     def evaluate(self, batch: list[Sample], candidate: Mapping[str, str], capture_traces: bool = False) -> Any:

@@ -26,7 +26,7 @@ _QUANTISED_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # 0.127 bit for scales, quantise
 _BLOCK = 256  # elements that share a float32 scale in an 8-bit optimiser: Dettmers 2021
 _LOGITS = 12  # bytes a logit: the logits with their log-probabilities and gradient, the latter two in float32
 _CONTEXT = int(0.8 * GIB)  # of CUDA or Metal, with its libraries: an assumption
-_PROCESS = int(0.7 * GIB)  # of Python with torch, transformers, peft and trl imported, measured
+_PROCESS = int(0.6 * GIB)  # of Python with torch, transformers, peft and trl imported; 0.53 GiB was measured
 _SLACK = 0.05  # of the rest: what the allocator rounds up and cannot reuse; an assumption
 _FROZEN = ("features", "head")  # scopes through whose base nothing is propagated back
 _CLASSES = 8  # outputs of a classification head whose size is not known; it weighs nothing either way
@@ -102,7 +102,6 @@ def estimate(shape: ModelShape, load: Load) -> Estimate:
 
 def trainable(shape: ModelShape, load: Load) -> int:
     """Parameters that are trained: exact for full, bitfit, lora and qlora on all linear layers."""
-    per_layer = 2 * shape.kv_heads * shape.head_size + shape.intermediate
     head = 0 if load.head == "language" else shape.hidden * _CLASSES
     counts = {
         "full": shape.parameters,
@@ -110,7 +109,6 @@ def trainable(shape: ModelShape, load: Load) -> int:
         "qlora": load.rank * shape.linear_sides,
         "bitfit": shape.biases,
         "additive_bias": shape.linear_sides - shape.linear_inputs,
-        "ia3": shape.layers * per_layer,
     }
     return counts.get(load.scope, 0) + head
 
@@ -220,8 +218,6 @@ def _inputs(shape: ModelShape, load: Load) -> int:
         ranks = load.rank * load.activation * shape.linears // shape.layers
         cast = load.activation if load.device == "cuda" else _FLOAT  # without autocast, adapters compute in float32
         return ranks + (cast * each if load.activation < _FLOAT else shared)
-    if load.scope == "ia3":
-        return load.activation * (2 * shape.kv_heads * shape.head_size + shape.intermediate)
     return 0
 
 

@@ -23,7 +23,7 @@ ENOUGH = {"generation": 100, "classification": 50}
 
 FEW_LABELS = 2_000  # classified rows up to which a classifier on frozen features is the first thing to build
 MANY = 5_000  # curated rows from which full fine-tuning is worth its cost
-SCOPES_BY_SIZE = ("features", "head", "bitfit", "additive_bias", "ia3", "qlora", "lora", "full")
+SCOPES_BY_SIZE = ("features", "head", "bitfit", "additive_bias", "qlora", "lora", "full")
 """Scopes that advice may name, from the least that moves, on the fewest bits, to the most."""
 
 

@@ -54,7 +54,6 @@ LEARNING_RATE: tuple[Rule[Stage, float], ...] = (
     Rule("adapter, keeping skills", lambda s: _adapted(s) and s.now.keep, 1e-4,
          "half the usual rate of LoRA: a low rate forgets less", ("Biderman 2024", "Luo 2023")),
     Rule("adapter", _adapted, 2e-4, "the usual rate of LoRA up to 30 billion parameters", ("Dettmers 2023",)),
-    Rule("scaling", lambda s: s.scope == "ia3", 3e-3, "vectors that scale take a high rate", ("Liu 2022",)),
     Rule("biases", lambda s: s.scope in ("bitfit", "additive_bias"), 4e-4,
          "biases take a higher rate than weights", ("Ben Zaken 2021",)),
     Rule("head", lambda s: s.scope == "head", 1e-3, "a fresh head takes a high rate", ("no source",)),

@@ -40,6 +40,8 @@ class _Page:
     def lines(self, advice: Advice, now: Situation, assumed: tuple[str, ...]) -> Iterator[str]:
         yield HEADLINES[advice.course]
         yield from self._because(advice.reason)
+        if advice.course == "prompt first":
+            yield "  → harness advise --try-prompts gate.yaml --candidates ROWS.jsonl"
         if advice.course == "too large":
             yield from self._too_large(now)
         if advice.plan is not None:
