@@ -15,7 +15,7 @@ from harness.training.advice.situation import Situation
 
 _USABLE = 0.9  # of the free memory: estimates and measurements agree to within a tenth
 _WARMUP = 0.03  # of the steps: Dettmers 2023
-_PAIRED = ("dpo", "ipo", "orpo", "rlaif")  # objectives that put two sequences of each row on the device
+_PAIRED = ("dpo", "ipo", "orpo")  # objectives that put two sequences of each row on the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Considered:
         """What the most demanding stage needs, whichever it is."""
         objectives = self.objectives
         text = self.now.task == "generation"
-        reference = scope == "full" and any(o in ("dpo", "ipo", "kto", "rlaif", "grpo") for o in objectives)
+        reference = scope == "full" and any(o in ("dpo", "ipo", "kto") for o in objectives)
         return Load(
             scope,
             rows=1,
@@ -216,7 +216,7 @@ def _notes(case: Considered, plan: TrainingPlan | None) -> Iterator[str]:
         return
     if plan.scope == "bitfit" and not now.shape.exact:
         yield "whether this model has biases is not known; where it has none, the scope is additive_bias"
-    if any(s.objective in ("dpo", "kto") for s in plan.stages) and now.judgements < 1_000:
+    if any(s.objective in ("dpo", "kto") for s in plan.stages) and 0 < now.judgements < 1_000:
         yield f"{now.judgements:,} judgements are few; 1,000 to 10,000 are usual"
     if any(s.objective == "grpo" for s in plan.stages):
         yield "attempts are generated while it trains: the keys and values of 8 at a time come on top of the memory"

@@ -220,8 +220,9 @@ OBJECTIVES: tuple[Rule[Case, tuple[str, ...]], ...] = (
     Rule(
         "a judge prefers",
         lambda c: c.now.task == "generation" and c.now.need == "preference" and c.now.teacher and enough_prompts(c.now),
-        ("rlaif",),
-        "nobody has judged answers yet, but a stronger model can, and its preferences teach about as well as people's",
+        ("dpo",),
+        "nobody has judged answers yet, but a stronger model can, and its preferences teach about as well as people's: "
+        "let it label pairs of answers",
         ("Lee 2023",),
     ),
     Rule(
@@ -234,8 +235,8 @@ OBJECTIVES: tuple[Rule[Case, tuple[str, ...]], ...] = (
     Rule(
         "a teacher answers",
         lambda c: _wants_text(c) and not enough_rows(c.now) and c.now.teacher and enough_prompts(c.now),
-        ("distillation",),
-        "there are prompts but too few answers, and a stronger model may write them",
+        ("sft",),
+        "there are prompts but too few answers: let the stronger model write them, and imitate those",
         ("Kim 2016", "Tunstall 2023"),
     ),
     Rule(

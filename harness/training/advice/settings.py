@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.training.advice.rules import MANY, Rule
+from harness.training.advice.rules import MANY, Rule, enough_judgements, enough_rows
 from harness.training.advice.situation import Situation
 
 ADAPTERS = ("lora", "qlora")
-_JUDGED = ("dpo", "ipo", "kto", "orpo", "rlaif")
+_JUDGED = ("dpo", "ipo", "kto", "orpo")
 _REWARDED = ("grpo", "rloo")
 _LARGE = 30_000_000_000
 
@@ -29,12 +29,13 @@ class Stage:
 
     @property
     def rows(self) -> int:
-        """Rows that this objective learns from."""
-        if self.objective in _JUDGED and self.objective != "rlaif":
-            return self.now.judgements
-        if self.objective in (*_REWARDED, "rlaif", "distillation"):
-            return self.now.prompts + self.now.rows
-        return self.now.rows
+        """Rows that this objective learns from, those included that a stronger model is to write or to judge."""
+        now = self.now
+        if self.objective in _JUDGED and enough_judgements(now):
+            return now.judgements
+        if self.objective in (*_JUDGED, *_REWARDED) or not enough_rows(now):
+            return now.prompts + now.rows
+        return now.rows
 
 
 def _adapted(stage: Stage) -> bool:
@@ -97,7 +98,7 @@ BATCH: tuple[Rule[Stage, int], ...] = (
 REPLAY: tuple[Rule[Stage, float], ...] = (
     Rule("nothing can be forgotten", lambda s: s.scope in ("features", "head"), 0.0,
          "the base stays as it is, so there is nothing to rehearse", ("Kumar 2022",)),
-    Rule("no imitation", lambda s: s.objective != "sft" and s.objective != "distillation", 0.0,
+    Rule("no imitation", lambda s: s.objective != "sft", 0.0,
          "broader rows are mixed in where rows are imitated; elsewhere a reference model holds the old",
          ("Rafailov 2023",)),
     Rule("nothing to keep", lambda s: not s.now.keep, 0.0, "no old skill is at risk, as was said", ("no source",)),

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from harness.training.advice.deciding import Advice, StagePlan, TrainingPlan
+from harness.training.advice.rules import enough_judgements, enough_rows
 from harness.training.advice.situation import Situation
 from harness.training.advice.sources import SOURCES
 
@@ -42,17 +43,10 @@ _ROWS = {
     "classify": "one JSON object a line: text and label",
     "dpo": "one JSON object a line: prompt, chosen and rejected",
     "kto": "one JSON object a line: prompt, completion and label (true: wanted)",
-    "rlaif": "one JSON object a line: prompt",
     "grpo": "one JSON object a line: prompt, and what the reward reads",
-    "distillation": "one JSON object a line: prompt",
 }
-_FILES = {"dpo": "preferences.jsonl", "kto": "judgements.jsonl", "grpo": "prompts.jsonl", "rlaif": "prompts.jsonl",
-          "distillation": "prompts.jsonl"}  # fmt: skip
-_MORE = {
-    "grpo": "name the reward that checks an answer, as the options of this objective say",
-    "rlaif": "name the judge that prefers, as the options of this objective say",
-    "distillation": "name the stronger model that answers, as the options of this objective say",
-}
+_FILES = {"dpo": "preferences.jsonl", "kto": "judgements.jsonl", "grpo": "prompts.jsonl"}
+_REWARD = "FILL IN: name the reward that checks an answer, as the options of this objective say"
 
 
 def recipe_text(advice: Advice, now: Situation, places: Places) -> str:
@@ -103,10 +97,8 @@ def _document(plan: TrainingPlan, now: Situation, places: Places) -> dict[str, A
 
 
 def _stage(plan: TrainingPlan, stage: StagePlan, now: Situation, places: Places) -> dict[str, Any]:
-    kind: Any = stage.objective
-    if stage.objective in _MORE:
-        kind = Noted(kind, f"FILL IN: {_MORE[stage.objective]}")
-    data: dict[str, Any] = {"train": [{"path": _rows(stage, places)}]}
+    kind: Any = Noted("grpo", _REWARD) if stage.objective == "grpo" else stage.objective
+    data: dict[str, Any] = {"train": [{"path": _rows(stage, now, places)}]}
     if stage.replay:
         broader = places.replay or Noted(
             "replay.jsonl", "FILL IN: broader rows, of the kind that must not be forgotten"
@@ -116,9 +108,16 @@ def _stage(plan: TrainingPlan, stage: StagePlan, now: Situation, places: Places)
     return {"name": stage.objective, "objective": {"kind": kind}, "data": data, "settings": _settings(plan, stage, now)}
 
 
-def _rows(stage: StagePlan, places: Places) -> Any:
-    given = places.feedback_data if stage.objective in ("dpo", "kto") else places.data
-    return given or Noted(_FILES.get(stage.objective, "train.jsonl"), f"FILL IN: {_ROWS[stage.objective]}")
+def _rows(stage: StagePlan, now: Situation, places: Places) -> Any:
+    judged = stage.objective in ("dpo", "kto")
+    given = places.feedback_data if judged else places.data
+    if judged and not enough_judgements(now):
+        made, given = "pairs that the stronger model has labelled; ", None
+    elif stage.objective == "sft" and not enough_rows(now):
+        made, given = "answers that the stronger model has written to your prompts; ", None
+    else:
+        made = ""
+    return given or Noted(_FILES.get(stage.objective, "train.jsonl"), f"FILL IN: {made}{_ROWS[stage.objective]}")
 
 
 def _settings(plan: TrainingPlan, stage: StagePlan, now: Situation) -> dict[str, Any]:
@@ -136,7 +135,7 @@ def _settings(plan: TrainingPlan, stage: StagePlan, now: Situation) -> dict[str,
         "max_length": now.length,
         "activation_checkpointing": plan.load.checkpointing,
     }
-    if stage.objective not in ("grpo", "distillation"):  # those judge themselves by more than a validation loss
+    if stage.objective != "grpo":  # a reward is no validation loss
         settings["patience"] = 3
     if plan.load.optimizer == "adamw-8bit":
         settings["optimizer"] = Noted("adamw_bnb_8bit", "its state in 8 bits, because 32 do not fit")
