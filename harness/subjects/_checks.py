@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harness.records import Check, LogLikelihood, Output, Request
 from harness.subjects import Subject
+from harness.subjects.prompted import unprompted
 
 _PROBES: Sequence[tuple[str, str]] = (
     ("The capital of France is", " Paris, on the river Seine."),
@@ -36,8 +37,10 @@ def adapter_active(baseline: Subject, candidate: Subject) -> Check:
     """Check "adapter-active": whether any log-likelihood of a fixed probe differs between the two subjects.
 
     An adapter whose keys do not match the model's is skipped by its loader with a warning at most; the gate would
-    then compare the base with itself and find no regression.
+    then compare the base with itself and find no regression. A baseline behind a prompt is asked without it, because
+    the prompt alone would make a difference.
     """
+    baseline = unprompted(baseline)
     requests = [LogLikelihood(context, continuation) for context, continuation in _PROBES]
     ours, theirs = _answers(baseline, requests), _answers(candidate, requests)
     gaps = [
