@@ -6,13 +6,10 @@ plugins that need them, and everything of ours beyond this file inside the verb 
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -21,14 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, Interrupted, UsageError
+from harness.cli import training
+from harness.cli._terminal import Json, print_json, watching
+from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from harness.gate import GateResult
-    from harness.progress import Observer
     from harness.records import Verdict
     from harness.statistics.power import Plan
-    from harness.training.run import TrainingResult
 
 app = typer.Typer(
     name="harness",
@@ -40,7 +37,6 @@ app = typer.Typer(
 golden = typer.Typer(help="Freeze golden sets, verify them, start new versions.", no_args_is_help=True)
 app.add_typer(golden, name="golden")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the golden sets; found from here upwards by default.")]
 
 
@@ -49,6 +45,13 @@ class EstimandOption(StrEnum):
 
     frozen = "frozen"
     population = "population"
+
+
+class SchemaOption(StrEnum):
+    """A file that users write."""
+
+    gate = "gate"
+    recipe = "recipe"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,29 +95,15 @@ def gate(
     if engine is not None:
         loaded = with_engine(loaded, engine)
     configs = with_candidates(loaded, candidate) if candidate else [loaded]
-    with _watching() as observer:
+    with watching() as observer:
         results = run_gates(configs, observer, out=out)
     if len(results) > 1:
         return _conclude_several(results, as_json)
     return _conclude(results[0].verdict, as_json, run=results[0].path, report=results[0].reports[0])
 
 
-@app.command()
-def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe.yaml.")] = Path("recipe.yaml"),
-    as_json: Json = False,
-) -> int:
-    """Measure the baseline on frozen samples, train a recipe's stages, and gate what comes of it.
-
-    Repeat the command after an interruption: it goes on where it was. Exit code: as of `gate`.
-    """
-    from harness.training.recipe import load_recipe
-    from harness.training.run import train as run_training
-
-    loaded = load_recipe(recipe)
-    with _watching() as observer:
-        result = run_training(loaded, observer)
-    return _conclude_training(result, as_json)
+app.command()(training.train)
+app.command()(training.advise)
 
 
 @app.command()
@@ -200,10 +189,10 @@ def demo(
     """Train a careless and a careful adapter on a small model and watch the gate tell them apart."""
     from harness.demo.story import tell
 
-    with _watching() as observer:
+    with watching() as observer:
         story = tell(out, seed, observer)
     if as_json:
-        _print_json(story.as_json())
+        print_json(story.as_json())
     else:
         from harness.console import print_table, print_verdict
 
@@ -213,78 +202,6 @@ def demo(
         columns = ("adapter", "verdict", "expected", "new skill", "worst old skill", "training", "gate")
         print_table("What happened", columns, [chapter.row() for chapter in story.chapters])
     return 0 if story.held else HoldError.exit_code
-
-
-@app.command()
-def advise(
-    model: Annotated[str | None, typer.Option(help="Folder or hub name (its config is read), or a size: 7B.")] = None,
-    parameters: Annotated[str | None, typer.Option(help="Size of the model, 7B; its config is not read then.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
-    task: Annotated[str | None, typer.Option(help="generation or classification.")] = None,
-    need: Annotated[str | None, typer.Option(help="behaviour, format, knowledge, preference or cost.")] = None,
-    prompting: Annotated[str | None, typer.Option(help="untried, or measured: gap or enough.")] = None,
-    rows: Annotated[str | None, typer.Option(help="Rows with the wanted answer; counted in --data by default.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="Further prompts, without an answer.")] = None,
-    changing: Annotated[bool | None, typer.Option(help="The facts change more often than one trains.")] = None,
-    feedback: Annotated[str | None, typer.Option(help="Judged answers: none, pairs or labels.")] = None,
-    judgements: Annotated[str | None, typer.Option(help="How many of them.")] = None,
-    verifiable: Annotated[bool | None, typer.Option(help="A program can tell a right answer.")] = None,
-    teacher: Annotated[bool | None, typer.Option(help="A stronger model may answer or judge.")] = None,
-    serving: Annotated[str | None, typer.Option(help="one, many (adapters) or lowest-latency.")] = None,
-    keep: Annotated[bool | None, typer.Option(help="Old skills must be kept (the default).")] = None,
-    priority: Annotated[str | None, typer.Option(help="balanced, quality or smallest.")] = None,
-    length: Annotated[str | None, typer.Option(help="Tokens of a long row.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Free memory, 24GB; this machine's by default.")] = None,
-    device: Annotated[str | None, typer.Option(help="What that memory is of: cuda, mps or cpu.")] = None,
-    data: Annotated[str | None, typer.Option(help="Training rows, for the recipe.")] = None,
-    feedback_data: Annotated[str | None, typer.Option(help="Judged answers, for the recipe.")] = None,
-    replay: Annotated[str | None, typer.Option(help="Broader rows against forgetting, for the recipe.")] = None,
-    gate: Annotated[str | None, typer.Option(help="The gate.yaml that decides, for the recipe.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write a recipe.yaml; with --try-prompts, the runs' folder.")] = None,
-    try_prompts: Annotated[
-        Path | None, typer.Option(help="Measure prompting instead, for the baseline of this gate.yaml.")
-    ] = None,
-    candidates: Annotated[Path | None, typer.Option(help="Rows to take examples from: prompt, completion.")] = None,
-    suite: Annotated[str | None, typer.Option(help="Golden suite that the prompt is for.")] = None,
-    instruction: Annotated[list[str] | None, typer.Option(help="An instruction to try; repeat for more.")] = None,
-    shots: Annotated[int, typer.Option(min=0, help="Examples in a prompt at most.")] = 8,
-    trials: Annotated[int, typer.Option(min=0, help="Choices of examples to try.")] = 16,
-    gepa: Annotated[int | None, typer.Option(min=1, help="Also evolve instructions: answers GEPA may ask for.")] = None,
-    reflection: Annotated[
-        str | None, typer.Option(help="Model that rewrites for GEPA; the baseline by default.")
-    ] = None,
-    prompt_out: Annotated[Path | None, typer.Option(help="Where the prompt is written.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
-    as_json: Json = False,
-) -> int:
-    """Should this be fine-tuned at all? If so: what moves, towards what, with which settings, in how much memory?
-
-    In a terminal, what is not said is asked. Exit code: 0; 3 where --out is given and the advice is not to train (yet).
-    """
-    from harness.training.advice import command
-
-    given = {name: value for name, value in locals().items() if name in command.GIVEN}
-    if try_prompts is None:
-        ask = _ask if sys.stdin.isatty() and not as_json else None
-        said = command.run(given, out, ask)
-    else:
-        search = {
-            "candidates": candidates, "suite": suite, "instructions": tuple(instruction or ()), "shots": shots,
-            "trials": trials, "seed": seed, "prompt_out": prompt_out, "gepa": gepa, "reflection": reflection,
-        }  # fmt: skip
-        with _watching() as observer:
-            said = command.try_prompts(try_prompts, search, observer, out)
-    if as_json:
-        _print_json(said.document)
-    else:
-        typer.echo(said.text, nl=False)
-    return said.code
-
-
-def _ask(question: str) -> str:
-    """Put a question on stderr; stdout is for the advice."""
-    typer.echo(question, err=True, nl=False)
-    return input()
 
 
 @app.command()
@@ -348,11 +265,16 @@ def golden_new_version(
 
 
 @app.command()
-def schema() -> int:
-    """Print the JSON schema of gate.yaml, for editors."""
-    from harness.config import json_schema
+def schema(
+    file: Annotated[SchemaOption, typer.Argument(help="Which file.")] = SchemaOption.gate,
+) -> int:
+    """Print the JSON schema of gate.yaml or recipe.yaml, for editors."""
+    if file is SchemaOption.recipe:
+        from harness.training.recipe import json_schema
+    else:
+        from harness.config import json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=2))
+    print_json(json_schema())
     return 0
 
 
@@ -379,55 +301,18 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
-@contextmanager
-def _watching() -> Iterator[Observer]:
-    from harness.console import watch
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job is told to stop this way
-    try:
-        with watch() as observer:
-            yield observer
-    except KeyboardInterrupt:  # here, because typer would turn it into an exit code of its own
-        raise Interrupted("interrupted; what was finished is kept, repeat the command to go on") from None
-
-
 def _conclude(verdict: Verdict, as_json: bool, *, run: Path | None = None, report: Path | None = None) -> int:
     """Print a verdict; its exit code."""
     from harness.records import EXIT_CODES
 
     if as_json:
         place = {} if run is None else {"run": str(run)}
-        _print_json(verdict.as_json() | place)
+        print_json(verdict.as_json() | place)
     else:
         from harness.console import print_verdict
 
         print_verdict(verdict, report=report)
     return EXIT_CODES[verdict.verdict]
-
-
-def _conclude_training(result: TrainingResult, as_json: bool) -> int:
-    """The stages, and the verdict on what they came to."""
-    from harness.records import EXIT_CODES
-
-    last = result.verdict
-    if as_json:
-        document = {
-            "stages": [{"name": s.name, "folder": str(s.folder), "rows": s.rows, **s.outcome} for s in result.stages],
-            "result": None if result.result is None else str(result.result),
-            "stopped": result.stopped,
-            "verdicts": {name: {**r.verdict.as_json(), "run": str(r.path)} for name, r in result.verdicts.items()},
-        }
-        _print_json(document)
-    else:
-        from harness.console import print_table, print_verdict
-
-        columns = ("stage", "rows", "trained parameters", "steps", "ended because", "folder")
-        print_table("What was trained", columns, [stage.row() for stage in result.stages])
-        if last is not None:
-            print_verdict(last.verdict, report=last.reports[0])
-        if result.stopped:
-            typer.echo(result.stopped)
-    return 0 if last is None else EXIT_CODES[last.verdict.verdict]
 
 
 def _conclude_several(results: Sequence[GateResult], as_json: bool) -> int:
@@ -437,7 +322,7 @@ def _conclude_several(results: Sequence[GateResult], as_json: bool) -> int:
     verdict = worst(result.verdict.verdict for result in results)
     if as_json:
         each = [{"candidate": r.candidate, "run": str(r.path), **r.verdict.as_json()} for r in results]
-        _print_json({"verdict": verdict, "candidates": each})
+        print_json({"verdict": verdict, "candidates": each})
     else:
         from harness.console import print_candidates, print_verdict
 
@@ -452,7 +337,7 @@ def _conclude_several(results: Sequence[GateResult], as_json: bool) -> int:
 def _say(as_json: bool, document: Any, sentence: str) -> int:
     """Print the outcome of a small verb; it succeeded."""
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         typer.echo(sentence)
     return 0
@@ -460,7 +345,7 @@ def _say(as_json: bool, document: Any, sentence: str) -> int:
 
 def _print_plan(answer: Plan, as_json: bool) -> int:
     if as_json:
-        _print_json(asdict(answer))
+        print_json(asdict(answer))
         return 0
     from harness.console import print_table
 
@@ -480,13 +365,9 @@ def _print_plan(answer: Plan, as_json: bool) -> int:
     return 0
 
 
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
-
-
 def _fail(error: HarnessError, *, as_json: bool) -> int:
     if as_json:
-        _print_json({"error": {"kind": type(error).__name__, "message": str(error)}, "exit_code": error.exit_code})
+        print_json({"error": {"kind": type(error).__name__, "message": str(error)}, "exit_code": error.exit_code})
     from harness.console import print_error
 
     print_error(error)
