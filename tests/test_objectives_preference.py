@@ -196,11 +196,14 @@ def test_losses_without_a_reference_are_those_of_the_papers(tiny: TinyModels, tm
 
 
 def test_an_adapter_on_the_logits_is_refused_where_it_would_not_be_trained(tiny: TinyModels, tmp_path: Path) -> None:
-    on_output = jobs.scope("lora", targets=["q_proj", "lm_head"])
+    import peft
+
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
     for kind, rows_kind in (("dpo", "preference"), ("kto", "labelled"), ("sft", "text")):
         made = jobs.objective(kind)
         with pytest.raises(ConfigError, match="lm_head"):
-            made.trainer(jobs.job(tiny.model(), tmp_path, made, rows_kind, by=on_output))  # type: ignore[arg-type]
+            model = peft.get_peft_model(jobs.load(tiny.model()), config)
+            made.trainer(jobs.job(tiny.model(), tmp_path, made, rows_kind, model=model))  # type: ignore[arg-type]
 
 
 def test_the_types_of_an_adapter_on_a_quantised_base_are_left_as_they_were(tiny: TinyModels, tmp_path: Path) -> None:
