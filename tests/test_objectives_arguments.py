@@ -130,3 +130,14 @@ def test_callbacks_see_the_model_and_a_progress_printer_is_not_among_them(tiny: 
     trainer.train()
     assert seen == [job.model, job.model]
     assert not [c for c in trainer.callback_handler.callbacks if isinstance(c, PrinterCallback | ProgressCallback)]
+
+
+def test_what_is_left_out_is_said(tiny: TinyModels, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made(tiny, tmp_path, "dpo", "preference", by=jobs.scope("lora", dropout=0.1))
+    assert "DPO trains without dropout" in caplog.text
+    caplog.clear()
+    made(tiny, tmp_path, by=jobs.scope("lora", dropout=0.1))
+    assert "dropout" not in caplog.text
+    model = jobs.load(tiny.model()).bfloat16()
+    made(tiny, tmp_path, by=jobs.scope("full"), model=model)
+    assert "bfloat16 lose every step" in caplog.text

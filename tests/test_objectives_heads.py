@@ -142,5 +142,17 @@ def test_scopes_without_the_head_and_models_without_steps_are_refused(tiny: Tiny
         assert "scope prompt trains texts" in (jobs.objective(kind).refusal(jobs.scope("prompt")) or "")
         assert jobs.objective(kind).refusal(jobs.scope("lora")) is None
     made = jobs.objective("classify")
+    features = jobs.scope("features")
+    model = features.apply(jobs.load(tiny.model()), "classes")
     with pytest.raises(ConfigError, match="fitted to its rows at once"):
-        made.trainer(jobs.job(tiny.model(), tmp_path, made, "class", model=object()))
+        made.trainer(jobs.job(tiny.model(), tmp_path, made, "class", by=features, model=model))
+
+
+def test_a_text_of_one_token_can_be_classified_and_one_of_none_cannot(tiny: TinyModels, tmp_path: Path) -> None:
+    made = jobs.objective("classify")
+    base = tiny.model("qwen2")
+    given = [{"text": "e", "label": "yes"}, {"text": "a", "label": "no"}]
+    trainer = made.trainer(jobs.job(base, tmp_path, made, "class", train=given))
+    assert [len(row["input_ids"]) for row in trainer.train_dataset] == [1, 1]
+    with pytest.raises(DataError, match="row 2"):
+        made.trainer(jobs.job(base, tmp_path, made, "class", train=[*given, {"text": "", "label": "no"}]))

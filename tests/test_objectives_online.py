@@ -34,7 +34,8 @@ def test_it_learns_to_earn_more(tiny: TinyModels, tmp_path: Path, kind: str, spo
     made = online(kind, beta=0.0)
     given = [jobs.chat(row) | {"target": "the the the"} if spoken else row for row in prompts(4)]
     job = jobs.job(
-        tiny.model(), tmp_path, made, "prompt", train=given, batch_size=16, max_steps=25, learning_rate=2e-2,
+        tiny.model(), tmp_path, made, "prompt", train=given, batch_size=16, max_steps=25, learning_rate=5e-3,
+        by=jobs.scope("full"),
         template=jobs.UNMARKED, scheduler="constant",
     )  # fmt: skip
     trainer = made.trainer(job)

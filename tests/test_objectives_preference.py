@@ -65,6 +65,19 @@ def test_the_reference_holds_for_rows_of_validation_and_for_a_model_of_no_folder
     assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
+def test_the_modes_of_all_modules_are_as_they_were_when_the_reference_has_been_asked(
+    tiny: TinyModels, tmp_path: Path
+) -> None:
+    made = jobs.objective("dpo")
+    job = jobs.job(tiny.model(), tmp_path, made, "preference", by=jobs.scope("lora", dropout=0.2))
+    job.model.train()
+    job.model.get_base_model().lm_head.eval()
+    before = [module.training for module in job.model.modules()]
+    trainer = made.trainer(job)
+    assert [module.training for module in job.model.modules()] == before
+    assert first_loss(trainer) == pytest.approx(math.log(2), abs=1e-5)
+
+
 def test_new_rows_cannot_be_evaluated_against_a_reference_that_has_moved(tiny: TinyModels, tmp_path: Path) -> None:
     made = jobs.objective("dpo")
     trainer = made.trainer(jobs.job(tiny.model(), tmp_path, made, "preference"))
@@ -196,11 +209,15 @@ def test_losses_without_a_reference_are_those_of_the_papers(tiny: TinyModels, tm
 
 
 def test_an_adapter_on_the_logits_is_refused_where_it_would_not_be_trained(tiny: TinyModels, tmp_path: Path) -> None:
-    on_output = jobs.scope("lora", targets=["q_proj", "lm_head"])
+    import peft
+
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
     for kind, rows_kind in (("dpo", "preference"), ("kto", "labelled"), ("sft", "text")):
         made = jobs.objective(kind)
+        model = peft.get_peft_model(jobs.load(tiny.model()), config)
+        job = jobs.job(tiny.model(), tmp_path, made, rows_kind, model=model)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="lm_head"):
-            made.trainer(jobs.job(tiny.model(), tmp_path, made, rows_kind, by=on_output))  # type: ignore[arg-type]
+            made.trainer(job)
 
 
 def test_the_types_of_an_adapter_on_a_quantised_base_are_left_as_they_were(tiny: TinyModels, tmp_path: Path) -> None:

@@ -115,14 +115,14 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path: Path) -> N
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
-@pytest.mark.parametrize("name", ["ptuning", "lora"])
-def test_the_best_checkpoint_is_put_back_whole(tiny: TinyModels, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "rate"), [("ptuning", 5.0), ("lora", 0.05)])
+def test_the_best_checkpoint_is_put_back_whole(tiny: TinyModels, tmp_path: Path, name: str, rate: float) -> None:
     """What is learnt makes the rows of validation ever less likely; the best checkpoint must answer as it did."""
     made = jobs.objective("sft")
     apart = [{"prompt": f"{n}", "completion": " \u4e00\u4e8c\u4e09"} for n in range(3)]
     job = jobs.job(
         tiny.model(), tmp_path, made, "completion", by=jobs.scope(name), validation=apart, max_steps=12, eval_every=1,
-        patience=2, learning_rate=0.05, scheduler="constant",
+        patience=2, learning_rate=rate, scheduler="constant",
     )  # fmt: skip
     trainer = made.trainer(job)
     trainer.train()

@@ -24,6 +24,8 @@ from harness.training.objectives._judging import JudgeOptions, Preference, Serve
 from harness.training.objectives._label_pairs import Labelled, labelled
 from harness.training.objectives._rewards import plain
 from harness.training.objectives._served import Served, ServedOptions
+from tests import objective_jobs as jobs
+from tests.conftest import TinyModels
 
 pytestmark = pytest.mark.slow  # litellm takes seconds to load
 
@@ -340,6 +342,24 @@ class TestLabels:
         made = labelled([{"prompt": turns, "answers": answers}], judge.compare)
         assert made.rows == ({"prompt": turns, "chosen": answers[1], "rejected": answers[0]},)
         assert len(server.asked) == 2
+
+
+def test_a_judge_can_be_the_reward_of_a_training(server: Server, tiny: TinyModels, tmp_path: Path) -> None:
+    def reply(text: str) -> Reply:
+        answer = text.partition("\nanswer ")[2].partition("end of answer")[0]
+        return {"content": json.dumps({"score": len(answer) % 11})}
+
+    server.reply = reply
+    judge = {"model": "openai/m", "api_base": server.base, "retries": 0}
+    made = jobs.objective("grpo", rewards=[{"judge": judge}], generations=4, max_new_tokens=6)
+    job = jobs.job(tiny.model(), tmp_path, made, "prompt", train=jobs.rows("prompt", 4), max_steps=3)
+    trainer = made.trainer(job)
+    trainer.train()
+    earned = [log["rewards/judge/mean"] for log in trainer.state.log_history if "rewards/judge/mean" in log]
+    assert len(earned) == 3
+    assert all(0 <= reward <= 1 for reward in earned)
+    assert 0 < len(server.asked) <= 12
+    assert (tmp_path / "judgements.sqlite").is_file()
 
 
 def test_messages_are_read_as_text() -> None:

@@ -33,7 +33,8 @@ class Intake:
     """What became of the rows of one part when they were turned into tokens; `given` = `used` + `dropped`.
 
     `dropped` and `cut` are numbers of rows (from 0, in the order given) that were longer than allowed. `tokens` counts
-    those of the rows in use, and `learnt` those that carry a loss. `notes` are sentences for the record.
+    those of the rows in use, and `learnt` those that carry a loss (for a reward model, a classifier and prompts: all
+    that are read). `notes` are sentences for the record.
     """
 
     part: Part

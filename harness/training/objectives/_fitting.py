@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from harness.errors import ConfigError, DataError
 from harness.training.objectives import Intake, Job, Part, Row, RowKind
 from harness.training.objectives._tokens import RowProblem, Tokenised, Tokens, end_tokens
@@ -105,6 +107,8 @@ class Fitting:
             )
         self._dropped: list[int] = []
         self._cut: list[int] = []
+        self._tokens = self._learnt = 0
+        self._wrong: dict[str, dict[int, str]] = {what: {} for what in _WAYS_OUT}
 
     def run(self, rows: Sequence[Row], encode: Encode, columns: Columns) -> list[dict[str, Any]]:
         """The rows that fit, as columns; `on_intake` is told.
@@ -112,79 +116,87 @@ class Fitting:
         Raises:
             DataError: see `fitted`.
         """
-        sequences = self._encoded(rows, encode)
-        kept = {number: self._fit(number, row) for number, row in sequences.items()}
-        self._refuse("is too long", self._too_long(sequences), _LONG.format(limit=self._limit))
-        used = {number: row for number, row in kept.items() if row is not None}
-        empty = {n: "" if n in self._cut else "nothing in it is learnt" for n, row in used.items() if not _learns(row)}
-        self._refuse("has no token left that is learnt", empty, _EMPTY)
-        same = {n: "" for n, row in used.items() if len(row) == 2 and row[0].ids == row[1].ids}
-        self._refuse("has the same tokens chosen and rejected", same, "There is nothing to prefer; take them out.")
+        used = []
+        for number, row in enumerate(rows):
+            sequences = self._fit(number, self._encoded(number, row, encode))
+            if sequences:
+                self._look_at(number, sequences)
+                used.append(_compact(columns(row, sequences)))
+        for what, found in self._wrong.items():
+            self._refuse(what, found)
         if rows and not used:
             raise DataError(f"{self._part}: all {len(rows)} rows were dropped as longer than {self._limit} tokens")
-        self._tell(len(rows), used)
-        return [columns(rows[number], row) for number, row in used.items()]
+        self._tell(len(rows), len(used))
+        return used
 
-    def _encoded(self, rows: Sequence[Row], encode: Encode) -> dict[int, Sequence[Tokenised]]:
-        made: dict[int, Sequence[Tokenised]] = {}
-        wrong: dict[int, str] = {}
-        for number, row in enumerate(rows):
-            try:
-                made[number] = encode(row)
-            except RowProblem as error:
-                wrong[number] = str(error)
-            except KeyError as error:
-                wrong[number] = f"it has no column {error}"
-        self._refuse("cannot be learnt from", wrong, "")
-        return made
+    def _encoded(self, number: int, row: Row, encode: Encode) -> Sequence[Tokenised]:
+        try:
+            return encode(row)
+        except RowProblem as error:
+            self._wrong[_UNUSABLE][number] = str(error)
+        except KeyError as error:
+            self._wrong[_UNUSABLE][number] = f"it has no column {error}"
+        return ()
 
-    def _fit(self, number: int, row: Sequence[Tokenised]) -> Sequence[Tokenised] | None:
-        if self._limit is None or max(len(s.ids) for s in row) <= self._limit:
+    def _fit(self, number: int, row: Sequence[Tokenised]) -> Sequence[Tokenised]:
+        longest = max((len(sequence.ids) for sequence in row), default=0)
+        if self._limit is None or longest <= self._limit:
             return row
         if self._job.settings.too_long == "drop":
             self._dropped.append(number)
-            return None
+            return ()
+        if self._job.settings.too_long == "refuse":
+            self._wrong[_LONG][number] = f"{longest} tokens"
+            return ()
         self._cut.append(number)
         return [sequence.cut(self._limit) for sequence in row]
 
-    def _too_long(self, sequences: dict[int, Sequence[Tokenised]]) -> dict[int, str]:
-        if self._job.settings.too_long != "refuse":
-            return {}
-        return {n: f"{max(len(s.ids) for s in sequences[n])} tokens" for n in self._cut}
+    def _look_at(self, number: int, row: Sequence[Tokenised]) -> None:
+        self._tokens += sum(len(sequence.ids) for sequence in row)
+        self._learnt += sum(sequence.signal for sequence in row)
+        if not all(sequence.signal for sequence in row):
+            self._wrong[_EMPTY][number] = ""
+        elif len(row) == 2 and row[0].ids == row[1].ids:
+            self._wrong[_SAME][number] = ""
 
-    def _refuse(self, what: str, rows: dict[int, str], way_out: str) -> None:
+    def _refuse(self, what: str, rows: dict[int, str]) -> None:
         if not rows:
             return
         first = [f"row {n}" + (f" ({why})" if why else "") for n, why in list(rows.items())[:_NAMED]]
         more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
         subject = _counted(len(rows)) + (", each of which" if len(rows) > 1 else "")
+        way_out = _WAYS_OUT[what].format(limit=self._limit)
         raise DataError(f"{self._part}: {subject} {what}: {', '.join(first)}{more}. {way_out}".rstrip())
 
-    def _tell(self, given: int, used: dict[int, Sequence[Tokenised]]) -> None:
+    def _tell(self, given: int, used: int) -> None:
+        notes = tuple(self._notes(used) if self._notes else ())
         self._job.on_intake(
-            Intake(
-                self._part,
-                given,
-                len(used),
-                tuple(self._dropped),
-                tuple(self._cut),
-                tokens=sum(len(s.ids) for row in used.values() for s in row),
-                learnt=sum(s.signal for row in used.values() for s in row),
-                notes=tuple(self._notes(len(used)) if self._notes else ()),
-            )
+            Intake(self._part, given, used, tuple(self._dropped), tuple(self._cut), self._tokens, self._learnt, notes)
         )
 
 
-_LONG = "At most {limit} fit (max_length, or the model's context); say too_long: drop or cut to go on without."
-_EMPTY = "Raise max_length, say too_long: drop, or take these rows out."
+_UNUSABLE, _LONG = "cannot be learnt from", "is too long"
+_EMPTY, _SAME = "has no token left that is learnt", "has the same tokens chosen and rejected"
+_WAYS_OUT = {
+    _UNUSABLE: "",
+    _LONG: "At most {limit} fit (max_length, or the model's context); say too_long: drop or cut to go on without.",
+    _EMPTY: "Raise max_length, say too_long: drop, or take these rows out.",
+    _SAME: "There is nothing to prefer; take them out.",
+}
 
 
 def _counted(rows: int) -> str:
     return "1 row" if rows == 1 else f"{rows} rows"
 
 
-def _learns(row: Sequence[Tokenised]) -> bool:
-    return all(sequence.signal for sequence in row)
+def _compact(columns: dict[str, Any]) -> dict[str, Any]:
+    """Token ids as arrays, at four bytes each instead of Python's forty; a large data set has a billion of them."""
+    return {
+        name: np.asarray(value, dtype=np.int32)
+        if isinstance(value, list) and value and type(value[0]) is int
+        else value
+        for name, value in columns.items()
+    }
 
 
 def dataset(rows: Sequence[dict[str, Any]]) -> Any:

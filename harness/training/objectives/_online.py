@@ -95,8 +95,7 @@ class OnlineObjective:
         tokens = tokens_of(job)
 
         def encode(row: Row) -> Sequence[Tokenised]:
-            ids = tokens.prompt(row["prompt"])
-            return [Tokenised(ids, (True,) * len(ids))]
+            return [Tokenised.to_read(tokens.prompt(row["prompt"]))]
 
         fitting = Fitting(job, part, notes, room=self.options.max_new_tokens)
         return fitting.run(rows, encode, lambda row, _: dict(row))

@@ -25,15 +25,24 @@ class RowProblem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tokenised:
-    """A sequence, and which of its tokens carry a loss; both are of equal length."""
+    """A sequence, and which of its tokens carry a loss; both are of equal length.
+
+    A `read` one is no more than that: a classifier's text, or a prompt; no token of it is predicted.
+    """
 
     ids: Ids
     learnt: tuple[bool, ...]
+    read: bool = False
 
     @classmethod
     def of(cls, prompt: Ids, completion: Ids) -> Tokenised:
         """A completion that is learnt behind a prompt that is not."""
         return cls(prompt + completion, (False,) * len(prompt) + (True,) * len(completion))
+
+    @classmethod
+    def to_read(cls, ids: Ids) -> Tokenised:
+        """A sequence that something is said about, and nothing in it is predicted."""
+        return cls(ids, (True,) * len(ids), read=True)
 
     @property
     def prompt(self) -> Ids:
@@ -52,12 +61,12 @@ class Tokenised:
 
     @property
     def signal(self) -> int:
-        """Tokens that are predicted and carry a loss; nothing predicts the first one."""
-        return sum(self.learnt[1:])
+        """Tokens that are predicted and carry a loss, where nothing predicts the first one; all that are read."""
+        return len(self.ids) if self.read else sum(self.learnt[1:])
 
     def cut(self, length: int) -> Tokenised:
         """The first `length` tokens."""
-        return Tokenised(self.ids[:length], self.learnt[:length])
+        return Tokenised(self.ids[:length], self.learnt[:length], self.read)
 
     @property
     def _start(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any
 from harness.errors import ConfigError, DataError
 from harness.training.objectives import Job
 from harness.training.scopes import Head, Scope
+
+_log = logging.getLogger(__name__)
 
 _STATE = "trainer_state.json"
 
@@ -41,6 +44,7 @@ def assembled(job: Job, make: Any, **given: Any) -> Any:
     from transformers import EarlyStoppingCallback, PrinterCallback
 
     _pad_token(job)
+    _remark(job, given["args"])
     types = {name: p.dtype for name, p in job.model.named_parameters() if p.requires_grad}
     patience = [EarlyStoppingCallback(job.settings.patience)] if job.settings.patience else []
     rows = len(given["train_dataset"])
@@ -90,6 +94,18 @@ def _pad_token(job: Job) -> None:
     job.model.config.get_text_config().pad_token_id = job.tokenizer.pad_token_id
     if getattr(job.model, "generation_config", None) is not None:
         job.model.generation_config.pad_token_id = job.tokenizer.pad_token_id
+
+
+def _remark(job: Job, args: Any) -> None:
+    """Say what would otherwise be done in silence."""
+    from torch import nn
+
+    if getattr(args, "disable_dropout", False) and any(isinstance(m, nn.Dropout) and m.p for m in job.model.modules()):
+        _log.warning(
+            "%s trains without dropout, that of the scope included", type(args).__name__.removesuffix("Config")
+        )
+    if any(p.requires_grad and str(p.dtype) == "torch.bfloat16" for p in job.model.parameters()):
+        _log.warning("weights in bfloat16 lose every step smaller than 1/256 of them; base.dtype: float32 keeps them")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from harness.training.objectives._arguments import arguments
 from harness.training.objectives._fitting import Fitting, dataset, rows_of
 from harness.training.objectives._tokens import RowProblem, Tokenised
 from harness.training.objectives._trainers import assembled, refuse_head
-from harness.training.scopes import Head, Scope
+from harness.training.scopes import Fitted, Head, Scope
 
 
 class Options(BaseModel):
@@ -47,7 +47,7 @@ class Classify:
         from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
         rows_of(job, self.name, self.rows)
-        if not hasattr(job.model, "config"):
+        if isinstance(job.model, Fitted):
             raise ConfigError(f"scope {job.scope.name} is fitted to its rows at once and has no steps to train")
         names: Mapping[str, int] = {str(name): number for number, name in job.model.config.id2label.items()}
 
@@ -55,7 +55,7 @@ class Classify:
             if str(row["label"]) not in names:
                 raise RowProblem(f"its class {row['label']!r} is none of the model's: {', '.join(names)}")
             ids = tuple(job.tokenizer(row["text"])["input_ids"])
-            return [Tokenised(ids, (True,) * len(ids))]
+            return [Tokenised.to_read(ids)]
 
         def columns(row: Row, sequences: Sequence[Tokenised]) -> dict[str, Any]:
             return {"input_ids": list(sequences[0].ids), "labels": names[str(row["label"])]}

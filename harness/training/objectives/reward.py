@@ -60,8 +60,7 @@ class Reward:
 
 
 def _encode(tokens: Tokens, row: Row) -> Sequence[Tokenised]:
-    whole = [tokens.whole(row["prompt"], row[column]) for column in ("chosen", "rejected")]
-    return [Tokenised(ids, (True,) * len(ids)) for ids in whole]
+    return [Tokenised.to_read(tokens.whole(row["prompt"], row[column])) for column in ("chosen", "rejected")]
 
 
 def _columns(row: Row, pair: Sequence[Tokenised]) -> dict[str, Any]:
