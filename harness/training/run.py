@@ -76,7 +76,8 @@ def _prepare(plan: TrainingPlan, stage: StagePlan, number: int, observer: Observ
     folder = plan.out / WORK / stage.section.name
     folder.mkdir(parents=True, exist_ok=True)
     prepared = prepare(_request(plan, stage.section.data, stage.objective.rows, number, observer, folder))
-    observer.note(f"{stage.section.name}: rows of {prepared.kind}\n{prepared.report.text()}")
+    for line in (f"{stage.section.name}: rows of kind {prepared.kind}", *prepared.report.text().splitlines()):
+        observer.note(line)
     return prepared
 
 

@@ -259,7 +259,9 @@ def _outcome(state: Any, callbacks: Sequence[Any]) -> dict[str, Any]:
         if hasattr(callback, "looks"):
             outcome["looks"], outcome["looks_share"] = len(callback.looks), round(callback.share, 4)
             if callback.regressed is not None:
-                outcome |= {"stopped": "a regression was shown", "kept_step": callback.kept_step}
+                kept = callback.kept_step
+                what = f"the weights of step {kept} are kept" if kept else "the weights are those of the start again"
+                outcome |= {"stopped": f"a regression was shown; {what}", "kept_step": kept}
     return outcome
 
 
