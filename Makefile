@@ -24,8 +24,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## Train two adapters on a small model and watch the gate decide (about three minutes).
 	$(BIN)/harness demo
 
-test: install ## Every test.
-	$(BIN)/pytest
+test: install ## Every test, in a process for each core (at most four).
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-fast: install ## The tests that load no torch; under a minute.
 	$(BIN)/pytest -m "not slow"

@@ -30,7 +30,9 @@ def test_every_module_says_what_it_is(path: Path) -> None:
     assert path.read_text(encoding="utf-8").count("\n") <= 500
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/decision.md", "docs/safety.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "docs/decision.md", "docs/safety.md", "docs/training.md"]
+)
 def test_links_inside_the_repository_lead_somewhere(name: str) -> None:
     page = ROOT / name
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
@@ -42,3 +44,22 @@ def test_the_readme_names_every_metric() -> None:
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in plugins.names("metrics") if f"`{name}`" not in text] == []
+
+
+def test_the_recipe_in_the_documentation_is_one(tmp_path: Path) -> None:
+    from harness.training.recipe import load_recipe
+
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (shown,) = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if block.startswith("base:")]
+    (tmp_path / "recipe.yaml").write_text(shown, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "recipe.yaml").recipe
+    assert [stage.objective.kind for stage in recipe.stages] == ["sft", "dpo"]
+
+
+@pytest.mark.parametrize(("kind", "title"), [("training.scopes", "Scopes"), ("training.objectives", "Objectives")])
+def test_the_documentation_names_every_scope_and_objective(kind: str, title: str) -> None:
+    from harness import plugins
+
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    paragraph = page[page.index(f"**{title}**") :].partition("\n\n")[0].partition("\n**")[0]
+    assert [name for name in plugins.names(kind) if f"`{name}`" not in paragraph] == []

@@ -115,7 +115,7 @@ TABLES: dict[str, Sequence[Rule[Stage, Any]]] = {
 
 OTHERS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "lora": (
-        ("dora: true (an option of lora)", "to close a last gap to full training, a little slower", "Hu 2021"),
+        ("dora: true (an option of lora)", "to close a last gap to full training, a little slower", "Liu 2024"),
         ("bottleneck", "adapters between the layers: more room to learn, cannot be merged", "no source"),
         ("ia3", "a hundredth of LoRA's parameters, for very few rows", "Liu 2022"),
     ),

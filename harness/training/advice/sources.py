@@ -29,6 +29,7 @@ _ARXIV = (
     ("Hinton 2015", "Distilling the Knowledge in a Neural Network", "1503.02531"),
     ("Kim 2016", "Sequence-Level Knowledge Distillation", "1606.07947"),
     ("Hu 2021", "LoRA: Low-Rank Adaptation of Large Language Models", "2106.09685"),
+    ("Liu 2024", "DoRA: Weight-Decomposed Low-Rank Adaptation", "2402.09353"),
     ("Dettmers 2023", "QLoRA: Efficient Finetuning of Quantized LLMs", "2305.14314"),
     ("Biderman 2024", "LoRA Learns Less and Forgets Less", "2405.09673"),
     ("Kalajdzievski 2023", "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", "2312.03732"),
