@@ -45,12 +45,28 @@ class Segment:
         return Segment(head, at), Segment(tail, self.length - at)
 
 
+_SLACK = 1.25  # of the columns that a batch needs, before its memory is laid out anew
+
+
 class Scratch:
-    """Memory for batches that live for one pass: given anew each time, it would cost as much as filling it."""
+    """Memory for batches that live for one pass: given anew each time, it would cost as much as filling it.
+
+    `filled` tells what the rows hold from the pass before: neighbours in a benchmark stand behind one prefix, which
+    then need not be copied again.
+    """
 
     def __init__(self) -> None:
         """Nothing is held yet."""
         self._held: dict[tuple[int, int], Any] = {}
+        self._columns = 0
+        self.filled: dict[int, tuple[int, int, int]] = {}
+
+    def columns(self, wanted: int) -> int:
+        """Columns for a batch that needs `wanted`: as before where that wastes little, so that its rows stay put."""
+        if not wanted <= self._columns <= wanted * _SLACK:
+            self._columns = -(-wanted // 64) * 64
+            self.filled.clear()
+        return self._columns
 
     def tensor(self, key: tuple[int, int], size: tuple[int, ...], shape: Shape) -> Any:
         """A tensor of `size` whose content is whatever was there; the next one of the same key overwrites it."""
@@ -61,11 +77,13 @@ class Scratch:
         if held is None or held.numel() < wanted:
             self._held.pop(key, None)  # let go before taking more
             held = self._held[key] = torch.empty(wanted, dtype=shape.dtype, device=shape.device)
+            self.filled.clear()
         return held[:wanted].view(size)
 
     def drop(self) -> None:
         """Give the memory back."""
         self._held.clear()
+        self.filled.clear()
 
 
 class Batch:
@@ -73,12 +91,15 @@ class Batch:
 
     def __init__(self, shape: Shape, lengths: Sequence[int], room: int, scratch: Scratch | None = None) -> None:
         """Rows whose tokens are still to be filled in, and `room` more columns to grow into."""
-        scratch = Scratch() if scratch is None else scratch
         self.shape = shape
         self.lengths = list(lengths)
         self.end = max(self.lengths, default=0)
         self._ends: list[int] = []
         columns, rows = self.end + room, len(self.lengths)
+        if scratch is not None:
+            columns = scratch.columns(columns)
+        else:
+            scratch = Scratch()
         self.layers: Layers = [
             (
                 scratch.tensor((layer, 0), (rows, heads, columns, key), shape),

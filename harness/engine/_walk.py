@@ -86,7 +86,7 @@ class Walk:
             lengths = [job.past_length for job in jobs]
             scratch = self._scratch if room is None else None
             past = Batch(self.passes.shape, lengths, width + (room or 0), scratch)
-            _fill(past, jobs)
+            _fill(past, jobs, {} if scratch is None else scratch.filled)
         return self.passes.forward([j.tokens for j in jobs], [sorted(j.reads) for j in jobs], past), past
 
     def remember(self, jobs: Sequence[Job], batch: Batch | None, counts: Sequence[int] | None = None) -> None:
@@ -239,11 +239,15 @@ def _memorable(job: Job) -> bool:
     return job.start == 0 and len(job.tokens) >= _REMEMBERED
 
 
-def _fill(batch: Batch, jobs: Sequence[Job]) -> None:
-    """The pasts of `jobs` into the rows; neighbours behind one past are filled together."""
+def _fill(batch: Batch, jobs: Sequence[Job], filled: dict[int, tuple[int, int, int]]) -> None:
+    """The pasts of `jobs` into the rows, neighbours behind one past together; not where `filled` has them already."""
     first = 0
     for row in range(1, len(jobs) + 1):
         if row == len(jobs) or jobs[row].past is not jobs[first].past:
             past = jobs[first].past
-            batch.fill(first, row, past.path if past is not None else [])
+            mark = (jobs[first].behind, jobs[first].past_length, batch.end)
+            start = next((number for number in range(first, row) if filled.get(number) != mark), row)
+            if start < row:
+                batch.fill(start, row, past.path if past is not None else [])
+                filled.update(dict.fromkeys(range(start, row), mark))
             first = row
