@@ -170,6 +170,20 @@ def test_proposals_follow_the_odds() -> None:
     assert odds.length > before
 
 
+def test_a_row_is_trusted_by_its_own_record_and_forgotten_when_it_leaves() -> None:
+    odds, guide = Odds(0.5), Guide(list(range(60)), 1000)
+    before = guide.expected(odds, 8)
+    assert 0 < before < 8 * odds.share
+    written: list[int] = []
+    for count in (4, 8, 16):
+        written += guide.proposal(odds, count)
+        written.append(len(written))  # the token after them, which is the draft's too
+        guide.heed(written, len(written), len(written))
+    assert 7 < guide.expected(odds, 8) < 8
+    guide.heed([*written, 999], 4, 0)
+    assert guide.expected(odds, 8) == pytest.approx(before)
+
+
 # ---------------------------------------------------------------- slow: against the plain engine
 
 HEADER = "Question: What is 2 + 3?\nAnswer: 5\n\n" * 3

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 _PRIOR = (4, 1)  # right and wrong tokens imagined before the first draft is verified
 _RETURN = 4  # tokens proposed when a row first comes back
+_TRUST = 4  # tokens that a row must have right before its own record counts as much as everybody's
 _PAIR = 2  # tokens that must agree before a row comes back
 
 
@@ -49,6 +50,7 @@ class Guide:
         self._draft = list(draft[:unknown])
         self.at: int | None = 0 if self._draft else None
         self._length = 0
+        self._run = 0  # tokens that were right since the row last came to its draft
         self._needed = _PAIR
         self._pairs: dict[tuple[int, int], list[int]] = {}
 
@@ -58,6 +60,11 @@ class Guide:
             return []
         length = self._length or odds.length
         return self._draft[self.at : self.at + min(length, most)]
+
+    def expected(self, odds: Odds, count: int) -> float:
+        """How many of the next `count` proposed tokens are right, by what the row itself has shown and all others."""
+        chance = min((odds.share * _TRUST + self._run) / (_TRUST + self._run), 1 - 1e-6)
+        return float(chance * (1 - chance**count) / (1 - chance))
 
     def heed(self, written: Sequence[int], proposed: int, right: int) -> None:
         """Of `proposed` tokens `right` were accepted, and `written` is all of the answer, the last token included."""
@@ -69,6 +76,7 @@ class Guide:
                 after = self.at + right
                 self.at = after + 1 if after < len(self._draft) and self._draft[after] == written[-1] else None
                 self._length = 2 * max(self._length, right)
+                self._run += right
         if self.at is None:
             self._come_back(written)
         elif self.at >= len(self._draft):
@@ -77,7 +85,7 @@ class Guide:
     def _leave(self, right: int) -> None:
         if not right and self._length:  # it had come back, and wrongly
             self._needed += 1
-        self.at, self._length = None, 0
+        self.at, self._length, self._run = None, 0, 0
 
     def _come_back(self, written: Sequence[int]) -> None:
         """Look for the latest tokens in the draft; of several places the one nearest to the row's own position."""

@@ -149,6 +149,7 @@ class Writing:
         self._decoder = decoder
         self._pool: Group | None = None
         self._again: list[Line] = []
+        self._pace = 0.0  # tokens that the pool writes in the time of one token's compute
 
     def run(self, prompts: Sequence[Prompt]) -> Iterator[Answers]:
         """The answers to `prompts`, as they are finished."""
@@ -163,6 +164,8 @@ class Writing:
 
     def _run(self, lines: Sequence[Line]) -> Iterator[Answers]:
         room = max((line.answer.prompt.limit for line in lines), default=0)
+        company = max(1, min(self._decoder.rows, self._walk.limits.rows, len(lines)))
+        self._pace = company / self._decoder.costs.of(company, company)
         lost: Answers = []
         for jobs in self._openings(lines, lost):
             for begun in self._walk.each(jobs, self._begin, room):
@@ -239,19 +242,30 @@ class Writing:
         return self._take(Group([job.line for job in jobs], batch), logits, [job.base for job in jobs])
 
     def _follow(self, groups: Sequence[Group]) -> list[Group]:
-        """Go on with the rows whose drafts go on being right; what is left when none is."""
+        """Go on with the rows whose drafts go on being right, while that is quicker than the pool; what is left."""
         left = [groups[0]]
         while follows := [row for row in left[-1].open if left[-1].lines[row].guide.at is not None]:
-            last = left.pop()
+            last = left[-1]
+            width = self._offer([last.lines[row] for row in follows])
+            if not width:
+                break
             others = [row for row in last.open if row not in set(follows)]
-            if others:
-                left.append(last.part(others, 0))
-            most = self._walk.limits.reads // len(follows) - 1
-            for line in (last.lines[row] for row in follows):
-                line.proposal = self._propose(line, most)
-            width = 1 + max(len(last.lines[row].proposal) for row in follows)
+            left[-1:] = [last.part(others, 0)] if others else []
             left.append(self._step(last.part(follows, width)))
         return left
+
+    def _offer(self, lines: Sequence[Line]) -> int:
+        """Let `lines` propose; the tokens of a pass over them, or 0 where they are better off in the pool."""
+        most = self._walk.limits.reads // len(lines) - 1
+        for line in lines:
+            line.proposal = self._propose(line, most)
+        width = 1 + max(len(line.proposal) for line in lines)
+        gained = sum(1 + self._expected(line, len(line.proposal)) for line in lines)
+        cost = self._decoder.costs.of(len(lines), len(lines) * width, moved=True)
+        return width if gained / cost >= self._pace else 0
+
+    def _expected(self, line: Line, count: int) -> float:
+        return line.guide.expected(self._decoder.odds, count)
 
     def _join(self, groups: Sequence[Group]) -> bool:
         """Put the open rows of `groups` into the pool, which loses its finished ones on the way."""
@@ -290,10 +304,10 @@ class Writing:
         count, asking = len(pool.lines), len(pool.open)
         most = self._walk.limits.reads // count - 1
         offers = {row: self._propose(pool.lines[row], most) for row in pool.open}
-        costs, share = self._decoder.costs, self._decoder.odds.share
+        costs = self._decoder.costs
         best, width = asking / costs.of(count, count), 0
         for longest in sorted({len(offer) for offer in offers.values()} - {0}):
-            gained = asking + share * sum(min(len(offer), longest) for offer in offers.values())
+            gained = asking + sum(self._expected(pool.lines[r], min(len(o), longest)) for r, o in offers.items())
             pace = gained / costs.of(count, count * (1 + longest), moved=True)
             if pace > best:
                 best, width = pace, longest
