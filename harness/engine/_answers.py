@@ -16,6 +16,8 @@ from harness.records import Generate, Output
 
 NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
 
+_COLDEST = 1e-6  # dividing logits by less would overflow
+
 # Float noise of a logit relative to its size, from the shape of a batch; a smaller gap can fall either way.
 _NOISE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 
@@ -62,8 +64,8 @@ class Answer:
 
     @property
     def greedy(self) -> bool:
-        """Whether the largest logit decides, so that a draft can be verified."""
-        return self.prompt.request.temperature <= 0
+        """Whether the largest logit decides, so that a draft can be verified: at a temperature that is 0 or as good."""
+        return self.prompt.request.temperature < _COLDEST
 
     def take(self, pick: Pick, endings: Endings) -> None:
         """Write down one more token and close the answer where it ends: an end token, a stop string, its limit."""

@@ -8,7 +8,25 @@ from typing import Any
 from harness.engine import CausalModel
 from harness.engine._answers import Answer, Endings, Pick, Prompt, pick
 from harness.engine._rope import relax
-from harness.records import Output
+from harness.records import Generate, Output
+
+_TRIAL_NOISE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}  # nats
+
+_IDLE: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1.0,), "encoder_repetition_penalty": (1.0,), "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,), "bad_words_ids": ([],), "min_length": (0,), "min_new_tokens": (0,),
+    "suppress_tokens": ([],), "begin_suppress_tokens": ([],), "forced_bos_token_id": (), "forced_eos_token_id": (),
+    "exponential_decay_length_penalty": (), "sequence_bias": ({},), "guidance_scale": (1.0,),
+    "remove_invalid_values": (False,), "renormalize_logits": (False,), "watermarking_config": (),
+    "token_healing": (False,),
+}  # fmt: skip
+"""What in a GenerationConfig changes which token is chosen, with the values that change nothing."""
+
+
+def rules_of(model: Any) -> list[str]:
+    """What a model's generation config asks for that makes a choice other than the largest logit."""
+    config = getattr(model, "generation_config", None)
+    return [name for name, idle in _IDLE.items() if getattr(config, name, None) not in (None, *idle)]
 
 
 def decode_batch(causal: CausalModel, prompts: Sequence[Prompt]) -> list[tuple[int, Output]]:
@@ -40,6 +58,24 @@ def decode_batch(causal: CausalModel, prompts: Sequence[Prompt]) -> list[tuple[i
             logits_processor=[writing.choosing],
         )
     return [(answer.prompt.index, answer.output(writing.endings)) for answer in writing.answers]
+
+
+def trial(causal: CausalModel) -> list[Prompt]:
+    """Prompts of different lengths (of one length behind virtual tokens), to be decoded together and alone."""
+    lengths = (7, 4, 2) if not causal.virtual_tokens else (5, 5, 5)
+    request = Generate("", max_tokens=4)
+    rows = [tuple((11 * i * i + 5 * i + 3 * k) % causal.vocabulary for i in range(n)) for k, n in enumerate(lengths)]
+    return [Prompt(index, ids[: max(1, causal.room - 4)], request, 4) for index, ids in enumerate(rows)]
+
+
+def alike(one: Output, other: Output, dtype: str) -> bool:
+    """Whether two decodings of a prompt differ by float noise at most, up to where that turned a choice."""
+    for a, b, p, q in zip(one.ids, other.ids, one.logprobs, other.logprobs, strict=False):
+        if a != b:
+            return bool(one.near_ties or other.near_ties)
+        if abs(p - q) > _TRIAL_NOISE[dtype]:
+            return False
+    return True
 
 
 class _Writing:

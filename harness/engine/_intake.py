@@ -9,7 +9,8 @@ from harness.engine import Answers, CausalModel
 from harness.engine._answers import Prompt
 from harness.engine._encoding import Pair, rolling_windows
 from harness.engine._likelihood import Piece, Tally
-from harness.records import Generate, LogLikelihood, Output, Request, RollingLogLikelihood
+from harness.errors import SubjectError
+from harness.records import Generate, LogLikelihood, Message, Output, Request
 
 
 class Unanswerable(Exception):
@@ -34,34 +35,67 @@ class Intake:
         self._model = model
         self._encoder = model.encoder
         self._cuts = cuts
+        self._complete = len(model.tokenizer) <= model.vocabulary  # then no id can be unknown
 
     def sort(self, requests: Sequence[Request], drafts: Mapping[int, Sequence[int]]) -> Work:
         """All of `requests`; `drafts` maps an index to token ids that its answer may turn out to have."""
-        asked = {i: (self._context(r), r.continuation) for i, r in enumerate(requests) if isinstance(r, LogLikelihood)}
-        self._encoder.prime(list(asked.values()))
         work = Work()
+        texts: dict[int, tuple[str, str]] = {}
         for index, request in enumerate(requests):
             try:
-                if isinstance(request, Generate):
-                    work.prompts.append(self._prompt(index, request, tuple(drafts.get(index, ()))))
-                elif isinstance(request, LogLikelihood):
-                    self._score(work, index, [self._encoder.pair(*asked[index])])
-                else:
-                    self._score(work, index, self._windows(request))
+                texts[index] = self._texts(request)
+            except Unanswerable as reason:
+                work.refused.append((index, Output(failure=str(reason))))
+        self._encoder.prime([texts[i] for i in texts if isinstance(requests[i], LogLikelihood)])
+        for index, text in texts.items():
+            try:
+                self._admit(work, index, requests[index], text, drafts)
             except Unanswerable as reason:
                 work.refused.append((index, Output(failure=str(reason))))
         return work
 
-    def _context(self, request: LogLikelihood) -> str:
-        return request.context if isinstance(request.context, str) else self._model.render(request.context)
+    def _admit(
+        self, work: Work, index: int, request: Request, text: tuple[str, str], drafts: Mapping[int, Sequence[int]]
+    ) -> None:
+        if isinstance(request, Generate):
+            work.prompts.append(self._prompt(index, request, text[0], tuple(drafts.get(index, ()))))
+        elif isinstance(request, LogLikelihood):
+            self._score(work, index, [self._encoder.pair(*text)])
+        else:
+            self._score(work, index, self._windows(text[0]))
+
+    def _texts(self, request: Request) -> tuple[str, str]:
+        """What the tokenizer is given: a context or text, and what follows it."""
+        if isinstance(request, LogLikelihood):
+            texts = (self._rendered(request.context), request.continuation)
+        else:
+            texts = (self._rendered(request.prompt) if isinstance(request, Generate) else request.text, "")
+        try:
+            for text in texts:
+                text.encode()
+        except UnicodeEncodeError as error:
+            raise Unanswerable(f"its text is no valid Unicode: {error}") from error
+        return texts
+
+    def _rendered(self, prompt: str | tuple[Message, ...]) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        try:
+            return self._model.render(prompt)
+        except SubjectError as error:
+            if not getattr(self._model.tokenizer, "chat_template", None):
+                raise  # then no conversation can be asked at all
+            raise Unanswerable(str(error)) from error  # a template may refuse one conversation, and take others
 
     def _score(self, work: Work, index: int, pairs: Sequence[Pair]) -> None:
         made = [self._piece(index, pair) for pair in pairs]
         work.tallies[index] = Tally(len(made), truncated=any(cut for _, cut in made))
         work.pieces += [piece for piece, _ in made]
 
-    def _windows(self, request: RollingLogLikelihood) -> list[Pair]:
-        prefix, ids = self._encoder.prefix, self._encoder.text(request.text)
+    def _windows(self, text: str) -> list[Pair]:
+        if self._model.room < 1:
+            raise Unanswerable(f"virtual tokens leave nothing of the context of {self._model.max_length}")
+        prefix, ids = self._encoder.prefix, self._encoder.text(text)
         if prefix is None:
             raise Unanswerable("the tokenizer has neither a BOS nor an EOS token to start the text from")
         if not ids:
@@ -75,6 +109,7 @@ class Intake:
             raise Unanswerable("the continuation has no token of its own: it merges into the context")
         if not context:
             raise Unanswerable("the tokenizer has neither a BOS nor an EOS token to condition on")
+        self._refuse_unknown(context + continuation)
         over = len(context) + len(continuation) - 1 - self._model.room
         if over > 0 and (not self._cuts or len(continuation) > self._model.room):
             raise Unanswerable(
@@ -83,13 +118,20 @@ class Intake:
             )
         return Piece(index, context[over:] if over > 0 else context, continuation), over > 0
 
-    def _prompt(self, index: int, request: Generate, draft: tuple[int, ...]) -> Prompt:
-        text = request.prompt if isinstance(request.prompt, str) else self._model.render(request.prompt)
+    def _refuse_unknown(self, ids: tuple[int, ...]) -> None:
+        """Tokens that were added to a tokenizer and not to its model; a GPU would fail for all that comes after."""
+        if self._complete or max(ids) < self._model.vocabulary:
+            return
+        token = self._model.tokenizer.convert_ids_to_tokens(max(ids))
+        raise Unanswerable(f"token {max(ids)} ({token!r}) is none of the {self._model.vocabulary} that the model knows")
+
+    def _prompt(self, index: int, request: Generate, text: str, draft: tuple[int, ...]) -> Prompt:
         ids = self._encoder.prompt(text)
         if not ids and self._encoder.prefix is not None:
             ids = (self._encoder.prefix,)
         if not ids:
             raise Unanswerable("the prompt has no tokens")
+        self._refuse_unknown(ids)
         room, wanted = self._model.room, request.max_tokens
         if self._cuts:
             if wanted >= room:

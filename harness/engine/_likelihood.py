@@ -81,6 +81,7 @@ def read_batch(model: Any, rows: Sequence[Row], device: str) -> list[tuple[Piece
     ids = torch.zeros((len(rows), width), dtype=torch.long)  # [batch, width]
     for i, row in enumerate(rows):
         ids[i, : len(row.inputs)] = torch.tensor(row.inputs)
+        ids[i, len(row.inputs) :] = row.inputs[-1]
     logits = model(input_ids=ids.to(device), use_cache=False).logits  # [batch, virtual + width, vocabulary]
     virtual = logits.shape[1] - width
     read: list[tuple[Piece, float, bool]] = []
@@ -101,7 +102,7 @@ def _read_row(logits: Any, pieces: Sequence[Piece]) -> list[tuple[Piece, float, 
         count = len(piece.continuation)
         ids = torch.tensor(piece.continuation, device=tail.device)
         chosen = logprobs[-count:].gather(1, ids[:, None])  # [count, 1]
-        read.append((piece, float(chosen.sum()), bool((best[-count:] == ids).all())))
+        read.append((piece, float(chosen.double().sum()), bool((best[-count:] == ids).all())))
     return read
 
 

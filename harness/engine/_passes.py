@@ -13,7 +13,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from harness.engine import CausalModel
+from harness.engine._batches import out_of_memory
 from harness.engine._kv import Batch, Segment, Shape
+
+_LONGEST = 23  # tokens of the longest row of the trial
+
+# They index a buffer as long as their context by columns, of which padded rows can have more.
+_BY_COLUMN = {"gpt_neo", "mpt"}
 
 # PEFT's tuners whose forward pass is the model's with other layers; AdaLoRA's adds a term to a training loss.
 _PLAIN_FORWARDS = {"BaseTuner.forward", "AdaLoraModel.forward"}
@@ -79,6 +85,7 @@ class Passes:
         ids = torch.zeros((len(tokens), width), dtype=torch.long)  # [rows, width]
         for i, row in enumerate(tokens):
             ids[i, : len(row)] = torch.tensor(row)
+            ids[i, len(row) :] = row[-1]  # a pad is a token that is there anyway, so nothing new can overflow
         where = [(i, position) for i, positions in enumerate(reads) for position in positions]
         at = torch.tensor(where or [(0, 0)], device=self.causal.device).T  # [2, positions]
         self.usage.update(passes=1, forwarded=ids.numel(), tokens=sum(map(len, tokens)), read=len(where))
@@ -124,7 +131,9 @@ class Passes:
         import torch
 
         size = int(self.causal.vocabulary)
-        rows = [[(7 * i * i + 3 * i + k) % size for i in range(n)] for k, n in enumerate((23, 14, 9))]
+        if self.causal.sociable < _LONGEST:
+            raise Unsupported(f"its context is shorter than the {_LONGEST} tokens of a trial")
+        rows = [[(7 * i * i + 3 * i + k) % size for i in range(n)] for k, n in enumerate((_LONGEST, 14, 9))]
         cuts = (11, 3, 8)
         heads = [row[:cut] for row, cut in zip(rows, cuts, strict=True)]
         tails = [row[cut:] for row, cut in zip(rows, cuts, strict=True)]
@@ -134,7 +143,9 @@ class Passes:
             second = first.keep(cuts).take(range(len(rows)), max(map(len, tails)))
             ours = self.forward(tails, [range(len(tail)) for tail in tails], second)
             theirs = torch.cat([self._whole(row)[cut:] for row, cut in zip(rows, cuts, strict=True)])
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, MemoryError) as error:
+            if out_of_memory(error):
+                raise Unsupported("memory ran out while it was tried") from error
             raise Unsupported(f"it fails with a cache of ours: {type(error).__name__}: {error}") from error
         gap = float((ours - theirs).abs().mean() / theirs.std().clamp(min=1e-6))
         if not gap <= _TOLERANCE[self.causal.dtype]:  # NaN is not
@@ -176,6 +187,8 @@ def _learn(causal: CausalModel, model: Any) -> tuple[Shape, Segment | None]:
 
     with causal.activate() as peft:
         _refuse_routed(peft)
+    if model.config.model_type in _BY_COLUMN:
+        raise Unsupported(f"{model.config.model_type} counts the columns of a batch as positions")
     kinds = set(getattr(_text_config(model), "layer_types", None) or ())
     if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise Unsupported(f"it has layers of the kind {', '.join(sorted(unknown))}")

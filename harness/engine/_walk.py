@@ -199,6 +199,10 @@ class Walk:
             child.past, child.past_length = node, node.length
         self.passes.usage["reused"] += len(job.tokens) * (len(job.children) - 1)
 
+    def tidy(self) -> None:
+        """Give back what the last passes were laid out in."""
+        self._scratch.drop()
+
     def drop(self) -> None:
         """Keep nothing but what is in use."""
         self._scratch.drop()
@@ -220,6 +224,7 @@ class Walk:
                 tokens=max(1, min(self.limits.tokens, tokens) // 2),
                 columns=max(1, self.limits.columns // 2),
                 rows=max(1, len(batch) // 2),
+                reads=max(1, self.limits.reads // 2),
             )
 
 

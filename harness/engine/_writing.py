@@ -14,6 +14,7 @@ from typing import Any
 from harness.engine import Answers
 from harness.engine._answers import Answer, Endings, Pick, Prompt, pick
 from harness.engine._batches import OUT_OF_MEMORY, attempt
+from harness.engine._decoding import rules_of
 from harness.engine._drafts import Guide, Odds
 from harness.engine._kv import Batch
 from harness.engine._plan import Job, plan
@@ -53,16 +54,6 @@ _COSTS = {
     # Reckoned, not measured: reading all weights takes as long as computing some hundred tokens with them.
     "cuda": Costs(fixed=150, row=0.2, move=1, rows=256),
 }
-
-_IDLE: dict[str, tuple[Any, ...]] = {
-    "repetition_penalty": (1.0,), "encoder_repetition_penalty": (1.0,), "no_repeat_ngram_size": (0,),
-    "encoder_no_repeat_ngram_size": (0,), "bad_words_ids": ([],), "min_length": (0,), "min_new_tokens": (0,),
-    "suppress_tokens": ([],), "begin_suppress_tokens": ([],), "forced_bos_token_id": (), "forced_eos_token_id": (),
-    "exponential_decay_length_penalty": (), "sequence_bias": ({},), "guidance_scale": (1.0,),
-    "remove_invalid_values": (False,), "renormalize_logits": (False,), "watermarking_config": (),
-    "token_healing": (False,),
-}  # fmt: skip
-"""What in a GenerationConfig changes which token is chosen, with the values that change nothing."""
 
 
 class Line:
@@ -136,7 +127,7 @@ class Decoder:
         self.rows = self.costs.rows
         with walk.passes.run() as model:
             self.endings = Endings(causal.tokenizer, model)
-            self.rules = _rules(getattr(model, "generation_config", None))
+            self.rules = rules_of(model)
 
 
 class Writing:
@@ -168,7 +159,7 @@ class Writing:
         self._pace = company / self._decoder.costs.of(company, company)
         lost: Answers = []
         for jobs in self._openings(lines, lost):
-            for begun in self._walk.each(jobs, self._begin, room):
+            for begun in self._walk.each(jobs, self._begin, max(room, _ROOM)):
                 if isinstance(begun, Opening):
                     lost += self._give_up([begun.line])
                 else:
@@ -229,7 +220,7 @@ class Writing:
             yield [self._open(lines[longer[end]], leaf) for leaf in leaves for end in leaf.ends]
 
     def _open(self, line: Line, leaf: Job) -> Opening:
-        line.proposal = self._propose(line)
+        line.proposal = self._propose(line, self._walk.limits.reads - 1)
         return Opening(line, leaf, line.proposal)
 
     def _begin(self, jobs: Sequence[Opening]) -> Group:
@@ -321,7 +312,8 @@ class Writing:
         if len(lines) < 2:
             return self._give_up(lines)
         rows = self._decoder.rows = max(1, min(self._decoder.rows, len(lines)) // 2)
-        self._walk.limits = replace(self._walk.limits, rows=min(rows, self._walk.limits.rows))
+        limits = self._walk.limits
+        self._walk.limits = replace(limits, rows=min(rows, limits.rows), reads=max(1, limits.reads // 2))
         self._again += lines
         return []
 
@@ -336,7 +328,9 @@ class Writing:
 
     # ---------------------------------------------------------------- a step
 
-    def _propose(self, line: Line, most: int = 1024) -> list[int]:
+    def _propose(self, line: Line, most: int) -> list[int]:
+        if line.last:  # it gets by with as little memory as it can
+            return []
         left = line.answer.prompt.limit - len(line.answer.ids) - 1
         return line.guide.proposal(self._decoder.odds, min(most, left))
 
@@ -384,11 +378,6 @@ class Writing:
             for line in lines
             if line.answer.closed
         ]
-
-
-def _rules(config: Any) -> list[str]:
-    """What a generation config asks for that makes a choice other than the largest logit; only `generate` knows how."""
-    return [name for name, idle in _IDLE.items() if getattr(config, name, None) not in (None, *idle)]
 
 
 def _compact(pool: Group) -> Group | None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.engine import Answers, CausalModel
 from harness.engine._answers import Prompt
 from harness.engine._batches import OUT_OF_MEMORY, in_batches
-from harness.engine._decoding import decode_batch
+from harness.engine._decoding import alike, decode_batch, rules_of, trial
 from harness.engine._intake import Intake
 from harness.engine._likelihood import Piece, Row, Tally, read_batch, rows_of, settle
 from harness.engine._rope import relax
@@ -48,6 +48,7 @@ class PlainEngine:
         self._model = model
         self._size = options.batch_size
         self._intake = Intake(model, cuts=options.truncate == "left")
+        self._tried = self._lonely = False
 
     @property
     def usage(self) -> Counter[str]:
@@ -55,8 +56,10 @@ class PlainEngine:
         return Counter()
 
     def remarks(self) -> Sequence[str]:
-        """Nothing to tell."""
-        return ()
+        """See `Engine.remarks`."""
+        if not self._lonely:
+            return ()
+        return ["prompts are answered one by one: a trial showed that in a batch this model's answers are others"]
 
     def answer(self, requests: Sequence[Request], drafts: Mapping[int, Sequence[int]]) -> Iterator[Answers]:
         """See `Engine.answer`: likelihoods first, longest first, then generations, without any draft."""
@@ -90,13 +93,26 @@ class PlainEngine:
     def generations(self, prompts: Sequence[Prompt]) -> Iterator[Answers]:
         """The answers to `prompts`, longest first."""
         ordered = sorted(prompts, key=lambda p: (-len(p.ids), p.index))
+        size = 1 if min(len(prompts), self._size) > 1 and self._lonely_generation() else self._size
         for group in self._companies(ordered):
             yield from in_batches(
                 group,
-                self._size,
+                size,
                 lambda batch: decode_batch(self._model, batch),
                 lambda prompt: [(prompt.index, Output(failure=OUT_OF_MEMORY))],
             )
+
+    def _lonely_generation(self) -> bool:
+        """Whether prompts must be decoded one by one, found out once: some models ignore the padding's mask."""
+        if not self._tried:
+            self._tried = True
+            prompts = trial(self._model)
+            together = decode_batch(self._model, prompts)
+            alone = [answer for prompt in prompts for answer in decode_batch(self._model, [prompt])]
+            self._lonely = not all(
+                alike(a, b, self._model.dtype) for (_, a), (_, b) in zip(together, alone, strict=True)
+            )
+        return self._lonely
 
     def _companies(self, ordered: Sequence[Prompt]) -> Iterator[list[Prompt]]:
         """The prompts in groups that may be padded to one length and decoded together.
@@ -105,12 +121,19 @@ class PlainEngine:
         what the model knows: behind it, learned positions end and some rotary ones change for all rows.
         PEFT puts virtual tokens before the padding and then drops the position ids that would step over it, so with
         a prompt-learning adapter an answer would depend on how much padding its row got: only equal lengths mix.
+        Rules of a generation config may count the padding, and the longest answer's limit, as a row's own.
         """
+        with self._model.activate() as model:
+            ruled = bool(rules_of(model))
+        even = ruled or bool(self._model.virtual_tokens)
+        if ruled:
+            ordered = sorted(ordered, key=lambda p: (-len(p.ids), p.limit, p.index))
         group: list[Prompt] = []
         limit = 0
         for prompt in ordered:
             limit = max(limit, prompt.limit)
-            unlike = bool(self._model.virtual_tokens) and bool(group) and len(group[0].ids) != len(prompt.ids)
+            unlike = bool(group) and even and len(group[0].ids) != len(prompt.ids)
+            unlike = unlike or (bool(group) and ruled and group[0].limit != prompt.limit)
             if group and (unlike or len(group[0].ids) + limit > self._model.sociable):
                 yield group
                 group, limit = [], prompt.limit
