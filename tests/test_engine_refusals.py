@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import SubjectError
 from harness.records import Draft, Generate, LogLikelihood, Message, Request, RollingLogLikelihood
 from tests.test_engine_radix import HEADER, SMALL, answers, assert_equal, make_kind
 
@@ -138,6 +139,12 @@ def test_virtual_tokens_that_fill_the_context_leave_no_text_to_score(
     subject = local_subject(model=tiny.model(), adapter=tiny.adapter("llama", "prefix"), max_length=4, engine=engine)
     outputs = answers(subject, [RollingLogLikelihood("The quick brown fox"), LogLikelihood("a", " b")])
     assert all(output.failure for output in outputs)
+
+
+def test_a_context_beyond_the_learned_positions_is_refused(tiny: Any, local_subject: Any) -> None:
+    with pytest.raises(SubjectError, match="beyond the 256 positions"):
+        local_subject(model=tiny.model("gpt2"), max_length=300)
+    assert answers(local_subject(model=tiny.model("llama"), max_length=300), [LogLikelihood("a", " b")])
 
 
 def test_a_temperature_as_good_as_zero_is_greedy(tiny: Any, local_subject: Any) -> None:

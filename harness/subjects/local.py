@@ -239,6 +239,7 @@ class LocalSubject:
 
     def _causal(self) -> CausalModel:
         config = self._weights.base.config
+        _refuse_unlearned(config, self._options.max_length)
         return CausalModel(
             tokenizer=self.tokenizer,
             encoder=self._encoder(),
@@ -348,6 +349,20 @@ def context_length(config: Any, tokenizer: Any) -> int:
     declared = getattr(tokenizer, "model_max_length", None)
     # transformers writes an absurdly large number where a tokenizer declares no length.
     return int(declared) if declared is not None and declared < 1e9 else _DEFAULT_CONTEXT
+
+
+def _refuse_unlearned(config: Any, wanted: int | None) -> None:
+    """Refuse a `max_length` beyond positions that were learned one by one, of which the model has no more.
+
+    Raises:
+        SubjectError: it is.
+    """
+    text = getattr(config, "text_config", None) or config
+    rotary = getattr(text, "rope_parameters", None) and "rotary_dim" not in text.to_dict()
+    learned = [getattr(text, name, None) for name in ("n_positions", "max_position_embeddings")]
+    most = next((int(count) for count in learned if count is not None), None)
+    if wanted is not None and most is not None and wanted > most and not rotary:
+        raise SubjectError(f"max_length {wanted} is beyond the {most} positions that the model has learned")
 
 
 def _refuse_foreign(adapter: AdapterSpec, files: _files.ModelFiles, base_name: str) -> None:
