@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import LoadedConfig
-from harness.errors import ConfigError, HoldError
+from harness.errors import ConfigError, DataError, HoldError
 from harness.gate import GateResult, run_gate, with_candidate
 from harness.progress import Observer
 from harness.records import EXIT_CODES
@@ -88,6 +88,11 @@ def _prepare(plan: TrainingPlan, stage: StagePlan, number: int, observer: Observ
     folder = plan.out / WORK / stage.section.name
     make_folder(folder)
     prepared = prepare(_request(plan, stage.section.data, stage.objective.rows, number, observer, folder))
+    if prepared.conversational and not plan.tokenizer.chat_template:
+        raise DataError(
+            f"{plan.loaded.where('stages', number, 'data')}: the rows are conversations, and the tokenizer of "
+            f"{plan.loaded.recipe.base.model} has no chat template; give one with base.chat_template, or rows of texts"
+        )
     classes_of(prepared)
     for line in (f"{stage.section.name}: rows of kind {prepared.kind}", *prepared.report.text().splitlines()):
         observer.note(line)

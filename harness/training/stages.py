@@ -105,7 +105,7 @@ class StageRun:
 
     @cached_property
     def key(self) -> str:
-        """What fixes the outcome: the base and its tokenizer, the stage and its scope, its rows, the stages before it."""
+        """What fixes the outcome: base and tokenizer, the stage and its scope, its rows, the stages before it."""
         before = self.stage.starts_from
         recipe = self.plan.loaded.recipe
         return content_hash({
