@@ -20,14 +20,6 @@ from tests.conftest import TinyModels
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def _quick_collection() -> None:
-    """Leave what is imported out of every later garbage collection: half of a tiny training's time."""
-    import gc
-
-    gc.freeze()
-
-
 # ---------------------------------------------------------------- one stage
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,12 @@ from harness.errors import ConfigError, InfrastructureError, StorageError
 
 WORK = ".work"
 """Folder beside the results: checkpoints, and results that are being written."""
+
+_DISK = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG,
+})  # fmt: skip
+"""Not every OSError is the disk's: a judge that cannot be reached is one, too."""
 
 _WRITERS = ("PytorchStreamWriter", "inline_container")  # in the RuntimeErrors of torch.save
 
@@ -78,7 +85,9 @@ def fitting_in_memory(stage: str) -> Iterator[None]:
 def _of_the_disk(error: Exception) -> bool:
     from safetensors import SafetensorError
 
-    if isinstance(error, OSError | SafetensorError):
+    if isinstance(error, OSError):
+        return error.errno in _DISK
+    if isinstance(error, SafetensorError):
         return True
     return isinstance(error, RuntimeError) and any(name in str(error) for name in _WRITERS)
 
