@@ -1,4 +1,4 @@
-"""Every scope with every objective that it does not refuse, by whole recipes: trained, saved, gated, loaded elsewhere."""
+"""Every scope with every objective that it does not refuse: trained by a recipe, gated, and loaded elsewhere."""
 
 from __future__ import annotations
 
@@ -142,17 +142,16 @@ def test_the_page_is_what_scopes_and_objectives_declare() -> None:
 
 def _main(given: Path) -> None:
     """What the fresh process runs."""
-    from harness.training.loading import load_for, spec_of
-    from harness.training.planning import make_training_plan
+    from harness.training.loading import find_base, load_for, load_tokenizer, spec_of
 
-    found = {}
+    scopes, objectives, found = matrix.scopes(), matrix.objectives(), {}
     for name, path in json.loads(given.read_text()).items():
-        plan = make_training_plan(load_recipe(Path(path)))
-        (stage,) = plan.stages
-        spec = spec_of(plan.loaded.recipe.base, plan.base, plan.scope)
-        classes = ("maybe", "no", "yes") if stage.objective.head == "classes" else ()
-        model = load_for(spec, plan.scope, stage.objective.head, plan.folder(stage.section.name), classes)
-        found[name] = outputs(model, plan.tokenizer)
+        scope, head = (scopes[name.partition("-")[0]], objectives[name.partition("-")[2]].head)
+        base = load_recipe(Path(path)).recipe.base
+        files = find_base(base, given.parent)
+        classes = ("maybe", "no", "yes") if head == "classes" else ()
+        model = load_for(spec_of(base, files, scope), scope, head, Path(_folder(Path(path))), classes)
+        found[name] = outputs(model, load_tokenizer(base, files, given.parent))
     (given.parent / "found.json").write_text(json.dumps(found))
 
 

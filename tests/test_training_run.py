@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,6 @@ def _never(*given: Any, **named: Any) -> Any:
 
 @pytest.mark.parametrize("change", ["settings", "rows", "seed", "scope", "tokenizer", "base"])
 def test_another_training_is_never_taken_for_this_one(tiny: TinyModels, tmp_path: Path, change: str) -> None:
-    import shutil
-
     model = shutil.copytree(tiny.model(), tmp_path / "model")
     recipe = tp.sft(tmp_path, model)
     tp.run(recipe)
@@ -199,6 +198,40 @@ def _model(base: Path, folder: Path | None, scope: str) -> Any:
     return jobs.load(base).eval() if folder is None else PeftModel.from_pretrained(jobs.load(base), str(folder)).eval()
 
 
+def test_a_stage_is_the_same_whether_or_not_the_one_before_was_trained_just_now(
+    tiny: TinyModels, tmp_path: Path
+) -> None:
+    recipe = two_stages(tmp_path, tiny.model(), {"kind": "lora", "rank": 4, "dropout": 0.1})
+    tp.run(recipe)
+    before = (tmp_path / "adapters" / "dpo" / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "adapters" / "dpo")
+    shutil.rmtree(tmp_path / "adapters" / ".work" / "dpo")
+    tp.run(recipe)
+    assert (tmp_path / "adapters" / "dpo" / "adapter_model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("scope", ["lora", "full"])
+def test_all_that_keeps_old_skills_works_in_a_later_stage(tiny: TinyModels, tmp_path: Path, scope: str) -> None:
+    recipe = two_stages(tmp_path, tiny.model(), scope)
+    old = tp.write_rows(
+        tmp_path / "old.jsonl", [{"text": f"Once upon a time there were {n} models."} for n in range(4)]
+    )
+    keeping = {
+        "guard": {"every": 1, "cost": 100.0, "samples": 4}, "l2_sp": 0.01,
+        "ewc": {"strength": 0.1, "samples": 4, "rows": [{"path": old}]},
+    }  # fmt: skip
+    document = yaml.safe_load(recipe.read_text())
+    tp.edit(recipe, stages=[{**stage, "forgetting": keeping} for stage in document["stages"]])
+    result = tp.run(recipe)
+    assert [stage.outcome["looks"] for stage in result.stages] == [2, 2]
+    key = tp.record(tmp_path / "adapters" / "dpo")["key"]
+    # What is to be remembered decides what is learnt, as the rows themselves do.
+    tp.write_rows(tmp_path / "old.jsonl", [{"text": f"Twice upon a time there were {n} models."} for n in range(4)])
+    with pytest.raises(ConfigError, match="another training"):
+        tp.run(recipe)
+    assert tp.record(tmp_path / "adapters" / "dpo")["key"] == key
+
+
 def test_a_gate_between_stages_stops_what_is_not_promoted(tiny: TinyModels, tmp_path: Path) -> None:
     recipe = two_stages(tmp_path, tiny.model(), gate=True)
     gate = yaml.safe_load((tmp_path / "gate.yaml").read_text())
@@ -234,8 +267,6 @@ def test_starts_from_says_where_a_stage_begins(tiny: TinyModels, tmp_path: Path)
 def test_a_changed_result_is_not_built_upon(tiny: TinyModels, tmp_path: Path) -> None:
     recipe = two_stages(tmp_path, tiny.model())
     tp.run(recipe)
-    import shutil
-
     shutil.rmtree(tmp_path / "adapters" / "dpo")
     _tamper(tmp_path / "adapters" / "sft" / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match=r"records other contents of adapter_model\.safetensors"):
@@ -267,8 +298,6 @@ def test_a_reward_model_teaches_the_next_stage(tiny: TinyModels, tmp_path: Path)
     assert tp.record(tmp_path / "adapters" / "grpo")["share"]["trainable"] == _trained(tmp_path / "adapters" / "grpo")
     key = tp.record(tmp_path / "adapters" / "grpo")["key"]
     # Another reward model in the same place makes another training of what learns from it.
-    import shutil
-
     shutil.rmtree(tmp_path / "adapters" / "reward")
     stages[0]["settings"]["learning_rate"] = 1e-3
     tp.write_recipe(tmp_path, tiny.model(), stages)
@@ -295,8 +324,6 @@ def test_a_recipe_that_ends_in_a_reward_model_says_that_it_cannot_be_gated(tiny:
 
 
 def test_a_full_checkpoint_is_gated_with_the_very_tokenizer_of_the_base(tiny: TinyModels, tmp_path: Path) -> None:
-    import shutil
-
     model = shutil.copytree(tiny.model(), tmp_path / "model")
     path = model / "tokenizer_config.json"
     said = json.loads(path.read_text())
