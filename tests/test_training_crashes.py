@@ -136,6 +136,13 @@ def test_what_cannot_be_written_is_told_before_anything_is_trained(tiny: TinyMod
         tp.run(recipe)
 
 
+def test_two_processes_do_not_train_into_one_folder(tiny: TinyModels, tmp_path: Path) -> None:
+    recipe = project(tmp_path, tiny.model())
+    with keeping.alone(tmp_path / "adapters"), pytest.raises(InfrastructureError, match="another harness train"):
+        tp.run(recipe)
+    assert tp.run(recipe).exit_code == 0
+
+
 def test_memory_that_runs_out_says_what_takes_less(
     tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -277,6 +277,17 @@ def test_an_adapter_that_lost_a_file_is_held(trained: Path, tmp_path: Path) -> N
     assert "more.safetensors" in result.verdict.reasons[0]
 
 
+def test_what_was_put_beside_an_adapter_is_held_if_a_loader_would_read_it(trained: Path, tmp_path: Path) -> None:
+    adapter = shutil.copytree(trained / "adapters" / "sft", tmp_path / "adapter")
+    (adapter / "README.md").write_text("What this adapter is for.")
+    loaded = with_candidate(load_gate(trained / "gate.yaml"), adapter)
+    assert run_gate(loaded, Silent()).verdict.verdict == "promote"
+    (adapter / "chat_template.jinja").write_text("{{ messages }}")
+    again = run_gate(loaded, Silent(), out=tmp_path / "runs")
+    assert again.verdict.verdict == "hold"
+    assert "chat_template.jinja was put there after the training" in again.verdict.reasons[0]
+
+
 def test_an_adapter_of_other_base_weights_is_held(trained: Path, tiny: TinyModels, tmp_path: Path) -> None:
     """Everything fits, shapes and names; only the weights that it was trained on were others."""
     gate = tp.write_gate(tmp_path, tiny.model(seed=1))

@@ -16,7 +16,7 @@ WORK = ".work"
 """Folder beside the results: checkpoints, and results that are being written."""
 
 _DISK = frozenset({
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG,
 })  # fmt: skip
 """Not every OSError is the disk's: a judge that cannot be reached is one, too."""
@@ -42,6 +42,30 @@ def keep(folder: Path, write: Callable[[Path], None]) -> None:
             _flush(path)
         part.rename(folder)
         _flush(folder.parent)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """No other process trains into `out` meanwhile: two would go on from each other's checkpoints.
+
+    The system lets go of the lock when a process ends, however it ends.
+
+    Raises:
+        InfrastructureError: one does.
+    """
+    make_folder(out / WORK)
+    with (out / WORK / "lock").open("w", encoding="utf-8") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InfrastructureError(
+                f"another harness train is at work in {out}; wait for it, or name another folder in the recipe's out"
+            ) from error
+        except (ImportError, OSError):
+            pass  # Windows, or a file system without locks
+        yield
 
 
 def make_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from harness.records import EXIT_CODES
 from harness.training import merging
 from harness.training.baseline import measure_baseline
 from harness.training.data import Prepared, Request, prepare
-from harness.training.keeping import WORK, make_folder
+from harness.training.keeping import WORK, alone, make_folder
 from harness.training.loading import spec_of
 from harness.training.objectives import Row, RowKind
 from harness.training.planning import StagePlan, TrainingPlan, make_training_plan
@@ -61,6 +61,11 @@ def train(loaded: LoadedRecipe, observer: Observer) -> TrainingResult:
     """
     observer.stage("reading the recipe")
     plan = make_training_plan(loaded)
+    with alone(plan.out):
+        return _train(plan, observer)
+
+
+def _train(plan: TrainingPlan, observer: Observer) -> TrainingResult:
     prepared = [_prepare(plan, stage, number, observer) for number, stage in enumerate(plan.stages)]
     remembered = [_remembered(plan, stage, number, observer) for number, stage in enumerate(plan.stages)]
     observer.stage("measuring the baseline")
