@@ -25,6 +25,7 @@ PICKLED = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
 _HEADER_LIMIT = 100 * 1024 * 1024  # bytes; the format's own limit
 _ONE = {"F32": bytes.fromhex("0000803f"), "F16": bytes.fromhex("003c"), "BF16": bytes.fromhex("803f")}
 _PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "ia3_l")
+_LOADED = ("config.", "adapter_config.", "classifier.", "generation_config.", "tokenizer", "chat_template", "model.")
 _PACKED = frozenset({"U8", "I8"})  # quantised base weights, whose stored shape is not the layer's
 
 
@@ -127,10 +128,18 @@ def as_recorded(folder: Path) -> Check | None:
         return None
     found = folder_digests(folder)
     differing = sorted(name for name in recorded if found.get(name) != recorded[name])
+    added = sorted(name for name in found.keys() - recorded.keys() if _is_loaded(name))
+    if added:
+        return Check("as-trained", False, f"{', '.join(added)} was put there after the training, see {RECORD}")
     if differing:
         detail = f"{RECORD} records other contents of {', '.join(differing)}: changed or lost since the training"
         return Check("as-trained", False, detail)
     return Check("as-trained", True, f"{len(recorded)} files are as the training left them, see {RECORD}")
+
+
+def _is_loaded(name: str) -> bool:
+    """Whether a loader may read a file of this name; notes and licences may lie beside an adapter."""
+    return name.endswith((".safetensors", ".jinja", ".py")) or name.startswith(_LOADED)
 
 
 def fit(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Fit:

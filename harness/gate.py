@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -256,7 +257,8 @@ def with_candidate(loaded: LoadedConfig, candidate: Path, name: str | None = Non
     if (candidate / "adapter_config.json").is_file() and not (candidate / "classifier.json").is_file():
         like, chosen = _on_baseline(loaded.gate), {"adapter": str(candidate)}
     elif (candidate / "config.json").is_file():
-        like, chosen = _by_itself(loaded.gate), {"model": str(candidate)}
+        made = _classifier_itself if _classifies(candidate) else _by_itself
+        like, chosen = made(loaded.gate), {"model": str(candidate)}
     elif (candidate / "classifier.json").is_file():
         like, chosen = _classifying(loaded.gate), {"head": str(candidate)}
     elif candidate.is_file() and "answers" in loaded.gate.candidate.options:
@@ -286,6 +288,22 @@ def _classifying(gate: GateConfig) -> SubjectSection:
     shared = ("model", "revision", "tokenizer", "dtype", "device", "max_length", "trust_remote_code")
     given = {key: gate.baseline.options[key] for key in shared if key in gate.baseline.options}
     return SubjectSection(kind="classifier", **given)
+
+
+def _classifies(candidate: Path) -> bool:
+    """Whether a full checkpoint is a classifier of texts, by what its config says that it is."""
+    try:
+        config = json.loads((candidate / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # loading it will say so
+    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+
+
+def _classifier_itself(gate: GateConfig) -> SubjectSection:
+    """What of the configuration holds for a checkpoint that is a classifier and brings its own tokenizer."""
+    if gate.candidate.kind == "classifier":
+        return _without(_by_itself(gate), ("head",))
+    return _without(_classifying(gate), ("revision", "tokenizer"))
 
 
 def _by_itself(gate: GateConfig) -> SubjectSection:

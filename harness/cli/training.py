@@ -20,7 +20,8 @@ def train(
 ) -> int:
     """Measure the baseline on frozen samples, train a recipe's stages, and gate what comes of it.
 
-    Repeat the command after an interruption: it goes on where it was. Exit code: as of `gate`.
+    Repeat the command after an interruption: it goes on where it was. Exit code: as of `gate`; a recipe that stopped
+    before its last stage is never 0.
     """
     from harness.training.recipe import load_recipe
     from harness.training.run import train as run_training
@@ -104,14 +105,13 @@ def _ask(question: str) -> str:
 
 def _conclude_training(result: TrainingResult, as_json: bool) -> int:
     """The stages, and the verdict on what they came to."""
-    from harness.records import EXIT_CODES
-
     last = result.verdict
     if as_json:
         document = {
             "stages": [{"name": s.name, "folder": str(s.folder), "rows": s.rows, **s.outcome} for s in result.stages],
             "result": None if result.result is None else str(result.result),
             "stopped": result.stopped,
+            "ungated": result.ungated,
             "verdicts": {name: {**r.verdict.as_json(), "run": str(r.path)} for name, r in result.verdicts.items()},
         }
         print_json(document)
@@ -122,6 +122,7 @@ def _conclude_training(result: TrainingResult, as_json: bool) -> int:
         print_table("What was trained", columns, [stage.row() for stage in result.stages])
         if last is not None:
             print_verdict(last.verdict, report=last.reports[0])
-        if result.stopped:
-            typer.echo(result.stopped)
-    return 0 if last is None else EXIT_CODES[last.verdict.verdict]
+        for line in (result.stopped, result.ungated):
+            if line:
+                typer.echo(line)
+    return result.exit_code

@@ -124,9 +124,11 @@ class ClassifierSubject:
         return ()
 
     def checks(self, baseline: Subject) -> Sequence[Check]:
-        """See `Subject.checks`: the head is of this base, and both subjects read the same tokens."""
+        """See `Subject.checks`: the head is of this base and as trained, and both subjects read the same tokens."""
         said = self._options.tokenizer is not None
-        return [self._for_base(), _checks.same_tokenizer(baseline, self, said_otherwise=said)]
+        trained = adapters.as_recorded(self._head or self._files.folder)
+        found = [self._for_base(), *([] if trained is None else [trained])]
+        return [*found, _checks.same_tokenizer(baseline, self, said_otherwise=said)]
 
     def describe(self) -> dict[str, Any]:
         """See `Subject.describe`."""

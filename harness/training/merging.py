@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.adapters import CONFIG, RECORD
-from harness.errors import ConfigError, StorageError
+from harness import __version__, runs
+from harness.adapters import RECORD, folder_digests
+from harness.errors import ConfigError
 from harness.records import content_hash
 from harness.subjects._loading import WeightsSpec, load_base
+from harness.training import provenance
+from harness.training.keeping import keep
 from harness.training.recipe import MergeSection
-from harness.training.scopes import Scope
+from harness.training.scopes import Head, Scope
 
 NAME = "merged"
 
 
-def refusal(section: MergeSection, scope: Scope) -> str | None:
-    """Why adapters of a scope cannot be merged so, with the way out; None where they can."""
+def refusal(section: MergeSection, scope: Scope, options: Mapping[str, Any], heads: Mapping[str, Head]) -> str | None:
+    """Why adapters of a scope cannot be merged so, with the way out; None where they can.
+
+    `options` are the scope's as the recipe gives them, `heads` what each stage's model puts out.
+    """
     if scope.name not in ("lora", "qlora"):
         return f"adapters of scope {scope.name} cannot be merged; only those of lora and qlora can"
+    if options.get("dora"):
+        return "PEFT leaves DoRA's magnitudes out of a merge, so that it would be another model; train without dora"
+    if other := [name for name in section.stages if heads[name] != "language"]:
+        return f"stage {other[0]} trains a {heads[other[0]]} head, and heads cannot be merged; leave it out"
     if len(set(section.stages)) < len(section.stages):
         return "a stage is named twice"
     if section.weights and len(section.weights) != len(section.stages):
@@ -37,22 +47,35 @@ def weights_of(section: MergeSection) -> list[float]:
 def merge(section: MergeSection, spec: WeightsSpec, folders: Sequence[Path], out: Path) -> Path:
     """Write the merge of the adapters in `folders` to `out`, with a record of what it was made of.
 
-    With `linear` the sum is of the weight changes B A themselves where ranks allow (PEFT's `cat`), as PEFT's own
-    `linear` adds the A and B matrices apart, which is another thing. TIES and DARE trim and elect on A and B, as PEFT
-    does it (Yadav et al. 2023, arXiv 2306.01708; Yu et al. 2024, arXiv 2311.03099).
+    With `linear` the sum is of the weight changes B A themselves (PEFT's `cat`, whose rank is the sum of the ranks),
+    as PEFT's own `linear` adds the A and B matrices apart, which is another thing. TIES and DARE trim and elect on A
+    and B, as PEFT does it (Yadav et al. 2023, arXiv 2306.01708; Yu et al. 2024, arXiv 2311.03099).
 
     Raises:
-        ConfigError: PEFT refuses, as for TIES and DARE over different ranks.
+        ConfigError: PEFT refuses, as for TIES and DARE over different ranks; `out` holds another merge.
         StorageError: `out` cannot be written.
     """
+    records = [provenance.read_record(folder) for folder in folders]
+    key = content_hash([section.model_dump(mode="json"), [record.get("key") for record in records]])
+    if out.exists():
+        if provenance.read_record(out).get("key") == key:
+            return out
+        raise ConfigError(f"{out} holds another merge; move it away, or name another folder in the recipe's out")
+    merged = _merged(section, spec, folders)
+    lineage = [{"stage": record["stage"], "key": record["key"]} for record in records]
+    said = {
+        "format": provenance.FORMAT, "harness": __version__, "libraries": provenance.versions(), "stage": NAME,
+        "key": key, "base": records[0]["base"], "base_weights_sha256": records[0]["base_weights_sha256"],
+        "merge": section.model_dump(mode="json"), "weights": weights_of(section), "lineage": lineage,
+    }  # fmt: skip
+    keep(out, partial(_write, merged, said))
+    return out
+
+
+def _merged(section: MergeSection, spec: WeightsSpec, folders: Sequence[Path]) -> Any:
     import torch
     from peft import PeftModel
 
-    key = content_hash([section.model_dump(mode="json"), [_key(folder) for folder in folders]])
-    if _key(out) == key:
-        return out
-    if out.exists():
-        raise ConfigError(f"{out} holds another merge; move it away, or name another folder in the recipe's out")
     torch.manual_seed(0)  # DARE drops at random
     names = [f"stage{number}" for number in range(len(folders))]
     model = PeftModel.from_pretrained(load_base(spec), str(folders[0]), adapter_name=names[0])
@@ -62,8 +85,9 @@ def merge(section: MergeSection, spec: WeightsSpec, folders: Sequence[Path], out
         model.add_weighted_adapter(names, weights_of(section), NAME, **_how(section))
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"the stages cannot be merged by {section.method}: {error}") from error
-    _save(model, out, {"key": key, "merge": section.model_dump(mode="json"), "of": [_key(f) for f in folders]})
-    return out
+    # The scale of each stage is in the merged matrices; PEFT would keep rslora's and multiply by the root of the rank.
+    model.peft_config[NAME].use_rslora = False
+    return model
 
 
 def _how(section: MergeSection) -> dict[str, Any]:
@@ -72,21 +96,10 @@ def _how(section: MergeSection) -> dict[str, Any]:
     return {"combination_type": section.method, "density": section.density}
 
 
-def _save(model: Any, out: Path, record: dict[str, Any]) -> None:
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        model.save_pretrained(str(part), safe_serialization=True, selected_adapters=[NAME])
-        (part / NAME / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (part / NAME).rename(out)
-        shutil.rmtree(part)
-    except OSError as error:
-        raise StorageError(f"{out} cannot be written: {error}") from error
-
-
-def _key(folder: Path) -> str | None:
-    path = folder / RECORD
-    if not (folder / CONFIG).is_file() or not path.is_file():
-        return None
-    key = json.loads(path.read_text(encoding="utf-8")).get("key")
-    return None if key is None else str(key)
+def _write(model: Any, said: dict[str, Any], folder: Path) -> None:
+    model.save_pretrained(str(folder), safe_serialization=True, selected_adapters=[NAME])
+    for path in (folder / NAME).iterdir():
+        path.rename(folder / path.name)
+    shutil.rmtree(folder / NAME)
+    (folder / "README.md").unlink(missing_ok=True)
+    runs.write_json(folder / RECORD, {**said, "files": folder_digests(folder)})

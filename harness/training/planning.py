@@ -14,10 +14,17 @@ from harness.errors import ConfigError, DataError
 from harness.gate import Plan, make_plan
 from harness.records import Sample
 from harness.subjects import _files
-from harness.training.loading import find_base, load_tokenizer
+from harness.training import merging
+from harness.training.forgetting._looks import watchable
+from harness.training.loading import find_base, load_tokenizer, tokenizer_of, tokenizer_sha256
 from harness.training.objectives import Objective
 from harness.training.recipe import LoadedRecipe, StageSection
 from harness.training.scopes import Scope
+
+_LOADED = ("local", "classifier")
+"""Kinds of subject whose weights are on this machine, so that they can be held against the base's."""
+
+_PROBE = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,7 @@ class TrainingPlan:
     base: _files.ModelFiles
     base_sha256: str
     tokenizer: Any
+    tokenizer_sha256: str
     scope: Scope
     stages: tuple[StagePlan, ...]
 
@@ -68,14 +76,18 @@ def make_training_plan(loaded: LoadedRecipe) -> TrainingPlan:
     recipe = loaded.recipe
     scope = _scope(loaded)
     stages = tuple(_stages(loaded, scope))
+    _refuse_merge(loaded, scope, stages)
     gate = load_gate(loaded.folder / recipe.gate)
     gate_plan = make_plan(gate)
+    _refuse_blind_guard(gate_plan, loaded, stages)
     base = find_base(recipe.base, loaded.folder)
     _refuse_config(loaded, scope, base)
     sha256 = weights_hash(base.folder)
-    _same_base(loaded, gate, sha256)
+    _same_base(loaded, gate, base, sha256)
     tokenizer = load_tokenizer(recipe.base, base, loaded.folder)
-    return TrainingPlan(loaded, gate, gate_plan, base, sha256, tokenizer, scope, stages)
+    _same_template(loaded, gate, tokenizer)
+    digest = tokenizer_sha256(recipe.base, base, loaded.folder)
+    return TrainingPlan(loaded, gate, gate_plan, base, sha256, tokenizer, digest, scope, stages)
 
 
 def _scope(loaded: LoadedRecipe) -> Scope:
@@ -100,6 +112,11 @@ def _stages(loaded: LoadedRecipe, scope: Scope) -> list[StagePlan]:
             raise ConfigError(f"{where}: {plugins.missing_extra(f'objective {chosen.kind!r}', error)}") from error
         if refusal := objective.refusal(scope):
             raise ConfigError(f"{where}: {refusal}")
+        if section.gate and objective.head == "reward":
+            raise ConfigError(
+                f"{loaded.where('stages', index, 'gate')}: a reward model answers nothing that a gate could ask; take "
+                "gate out here, and gate the stage that learns from its rewards"
+            )
         planned.append(StagePlan(section, objective, _before(loaded, index, objective, planned)))
     return planned
 
@@ -119,15 +136,38 @@ def _before(loaded: LoadedRecipe, index: int, objective: Objective, planned: Seq
     return before.section.name
 
 
+def _refuse_merge(loaded: LoadedRecipe, scope: Scope, stages: Sequence[StagePlan]) -> None:
+    section = loaded.recipe.merge
+    if section is None:
+        return
+    heads = {stage.section.name: stage.objective.head for stage in stages}
+    if why := merging.refusal(section, scope, loaded.recipe.scope.options, heads):
+        raise ConfigError(f"{loaded.where('merge')}: {why}")
+
+
+def _refuse_blind_guard(plan: Plan, loaded: LoadedRecipe, stages: Sequence[StagePlan]) -> None:
+    """Raise where a stage is to be watched, and the gate has nothing that could be looked at."""
+    for index, stage in enumerate(stages):
+        if stage.objective.head == "language" and stage.section.forgetting.guard is not None:
+            try:
+                watchable(plan)
+            except ConfigError as error:
+                where = loaded.where("stages", index, "forgetting")
+                raise ConfigError(f"{where}: {error}, or train unwatched with forgetting: {{guard: null}}") from error
+
+
 def _refuse_config(loaded: LoadedRecipe, scope: Scope, base: _files.ModelFiles) -> None:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(base.folder, trust_remote_code=base.remote_code)
+    try:
+        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=base.remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{loaded.where('base', 'model')}: its config.json cannot be read: {error}") from error
     if refusal := scope.refusal(config):
         raise ConfigError(f"{loaded.where('scope')}: {refusal}")
 
 
-def _same_base(loaded: LoadedRecipe, gate: LoadedConfig, sha256: str) -> None:
+def _same_base(loaded: LoadedRecipe, gate: LoadedConfig, base: _files.ModelFiles, sha256: str) -> None:
     """What is trained has to be compared with what it was before.
 
     Raises:
@@ -136,10 +176,15 @@ def _same_base(loaded: LoadedRecipe, gate: LoadedConfig, sha256: str) -> None:
     """
     section = gate.gate.baseline
     model = section.options.get("model")
-    if model is None or section.options.get("adapter") is not None:
+    if section.kind not in _LOADED or model is None or section.options.get("adapter") is not None:
         raise ConfigError(
-            f"{gate.where('baseline')}: the baseline has to be the recipe's base model itself, without an adapter, so "
-            "that the gate compares the result with what it was made from"
+            f"{gate.where('baseline')}: the baseline has to be the recipe's base model itself, loaded here and without "
+            "an adapter, so that the gate compares the result with what it was made from"
+        )
+    if section.kind == "local" and not _writes(base):
+        raise ConfigError(
+            f"{gate.where('baseline')}: {model} is no causal language model, so there is nothing that it could answer; "
+            "let the baseline be of kind: classifier, with this model and the head that is in use"
         )
     files = _files.find_model(
         model, section.options.get("revision"), gate.folder, section.options.get("trust_remote_code", ())
@@ -151,3 +196,35 @@ def _same_base(loaded: LoadedRecipe, gate: LoadedConfig, sha256: str) -> None:
         )
     if not gate.gate.suites:
         raise DataError(f"{gate.path}: a gate without suites protects nothing")
+
+
+def _writes(base: _files.ModelFiles) -> bool:
+    """Whether a model was made to write text; one that its own code lays out is taken at its word."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    built = _files._json(base.folder / "config.json").get("architectures") or []
+    return base.remote_code or not built or any(name in KNOWN.values() for name in built)
+
+
+def _same_template(loaded: LoadedRecipe, gate: LoadedConfig, tokenizer: Any) -> None:
+    """What is trained on one chat template and asked with another answers worse than it could.
+
+    Raises:
+        ConfigError: recipe and gate make different texts of a conversation.
+    """
+    asked = tokenizer_of(gate.gate.baseline.options, gate.folder)
+    if asked is None or not tokenizer.chat_template or not asked.chat_template:
+        return
+    if _rendered(tokenizer) != _rendered(asked):
+        raise ConfigError(
+            f"{loaded.where('base')}: the chat template makes other texts than that of the baseline in "
+            f"{gate.path.name}; give both the same tokenizer and chat_template"
+        )
+
+
+def _rendered(tokenizer: Any) -> str | None:
+    """A conversation as the template writes it; None where it refuses this one."""
+    try:
+        return str(tokenizer.apply_chat_template(_PROBE, tokenize=False))
+    except Exception:  # a template is code of its author; jinja2 lets its exceptions through
+        return None

@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import __version__, runs
 from harness.adapters import RECORD, folder_digests
+from harness.errors import DataError
 from harness.training.scopes import Share
 
 FORMAT = 1
@@ -24,11 +25,11 @@ _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A loss at an optimiser step; `kind` is train or validation."""
+    """A loss at an optimiser step; `kind` is train or validation. None: it was not a finite number."""
 
     step: int
     kind: str
-    loss: float
+    loss: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,23 @@ def write_record(folder: Path, record: Record) -> None:
         **asdict(record),
         "files": folder_digests(folder),
     }
-    text = json.dumps(document, indent=1, ensure_ascii=False, default=str)
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False, default=str)
     runs.write_text(folder / RECORD, text + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record in a folder; empty where there is none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        loaded = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / RECORD} cannot be read: {error}") from error
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def versions() -> dict[str, str]:

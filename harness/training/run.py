@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import LoadedConfig
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError, HoldError
 from harness.gate import GateResult, run_gate, with_candidate
 from harness.progress import Observer
+from harness.records import EXIT_CODES
 from harness.training import merging
 from harness.training.baseline import measure_baseline
 from harness.training.data import Prepared, Request, prepare
+from harness.training.keeping import WORK, alone, make_folder
 from harness.training.loading import spec_of
 from harness.training.objectives import Row, RowKind
 from harness.training.planning import StagePlan, TrainingPlan, make_training_plan
 from harness.training.recipe import DataSection, LoadedRecipe
-from harness.training.stages import WORK, StageRun, Trained
+from harness.training.stages import StageRun, Trained, classes_of
 
 _REMEMBERED: frozenset[RowKind] = frozenset({"text", "messages", "completion"})
 
@@ -27,18 +29,25 @@ _REMEMBERED: frozenset[RowKind] = frozenset({"text", "messages", "completion"})
 class TrainingResult:
     """What a recipe came to: its stages, the folder that was gated last, and every verdict by the gated name.
 
-    `stopped` says why stages after the last one were not trained.
+    `stopped` says why stages after the last one were not trained, `ungated` why the result has no verdict.
     """
 
     stages: list[Trained] = field(default_factory=list)
     verdicts: dict[str, GateResult] = field(default_factory=dict)
     result: Path | None = None
     stopped: str = ""
+    ungated: str = ""
 
     @property
     def verdict(self) -> GateResult | None:
-        """The verdict on the result; none where a recipe ends in something that the gate cannot ask."""
+        """The last verdict; none where nothing was trained that the gate can ask."""
         return next(reversed(self.verdicts.values()), None)
+
+    @property
+    def exit_code(self) -> int:
+        """That of the verdict; of HOLD where the recipe did not come to its end though nothing was blocked."""
+        code = 0 if self.verdict is None else EXIT_CODES[self.verdict.verdict.verdict]
+        return code or (HoldError.exit_code if self.stopped else 0)
 
 
 def train(loaded: LoadedRecipe, observer: Observer) -> TrainingResult:
@@ -47,11 +56,16 @@ def train(loaded: LoadedRecipe, observer: Observer) -> TrainingResult:
     Raises:
         UsageError: the recipe, its gate or its rows are wrong; nothing has been trained.
         LockError: a golden set of the gate is not frozen.
+        AdapterError: what an earlier run trained has been changed since.
         InfrastructureError: the machine failed; repeating the command goes on.
     """
     observer.stage("reading the recipe")
     plan = make_training_plan(loaded)
-    _refuse_merge(plan)
+    with alone(plan.out):
+        return _train(plan, observer)
+
+
+def _train(plan: TrainingPlan, observer: Observer) -> TrainingResult:
     prepared = [_prepare(plan, stage, number, observer) for number, stage in enumerate(plan.stages)]
     remembered = [_remembered(plan, stage, number, observer) for number, stage in enumerate(plan.stages)]
     observer.stage("measuring the baseline")
@@ -67,6 +81,9 @@ def train(loaded: LoadedRecipe, observer: Observer) -> TrainingResult:
         if stage.section.gate and not _promoted(result, plan, trained.name, trained.folder, observer):
             result.stopped = f"the gate did not promote stage {trained.name}"
             return result
+        if trained.broken and stage is not plan.stages[-1]:
+            result.stopped = f"stage {trained.name} broke off: {trained.outcome['stopped']}"
+            return result
     _conclude(result, plan, observer)
     return result
 
@@ -74,8 +91,14 @@ def train(loaded: LoadedRecipe, observer: Observer) -> TrainingResult:
 def _prepare(plan: TrainingPlan, stage: StagePlan, number: int, observer: Observer) -> Prepared:
     """The rows of a stage, with the report shown and, in the end, written beside its checkpoints."""
     folder = plan.out / WORK / stage.section.name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     prepared = prepare(_request(plan, stage.section.data, stage.objective.rows, number, observer, folder))
+    if prepared.conversational and not plan.tokenizer.chat_template:
+        raise DataError(
+            f"{plan.loaded.where('stages', number, 'data')}: the rows are conversations, and the tokenizer of "
+            f"{plan.loaded.recipe.base.model} has no chat template; give one with base.chat_template, or rows of texts"
+        )
+    classes_of(prepared)
     for line in (f"{stage.section.name}: rows of kind {prepared.kind}", *prepared.report.text().splitlines()):
         observer.note(line)
     return prepared
@@ -123,12 +146,6 @@ def _renderer(tokenizer: Any) -> Callable[[Row], str]:
     return render
 
 
-def _refuse_merge(plan: TrainingPlan) -> None:
-    section = plan.loaded.recipe.merge
-    if section is not None and (why := merging.refusal(section, plan.scope)):
-        raise ConfigError(f"{plan.loaded.where('merge')}: {why}")
-
-
 def _conclude(result: TrainingResult, plan: TrainingPlan, observer: Observer) -> None:
     """Merge where that is asked for, and gate what the recipe came to."""
     recipe = plan.loaded.recipe
@@ -142,7 +159,7 @@ def _conclude(result: TrainingResult, plan: TrainingPlan, observer: Observer) ->
     last = plan.stages[-1]
     name = last.section.name
     if last.objective.head == "reward":
-        result.stopped = f"stage {name} trains a reward model, which answers nothing that a gate could ask"
+        result.ungated = f"stage {name} trains a reward model, which answers nothing that a gate could ask"
     elif name not in result.verdicts:
         _promoted(result, plan, name, plan.folder(name), observer)
 

@@ -27,7 +27,7 @@ from harness.config import LoadedConfig
 from harness.drift import common_prefix
 from harness.errors import ConfigError
 from harness.execution.local import UNANSWERED, Schedule, SuiteState, answer_cached
-from harness.gate import make_plan
+from harness.gate import Plan, make_plan
 from harness.policy import Table, compare
 from harness.records import (
     AnsweredPair,
@@ -84,6 +84,21 @@ class Look:
         }  # fmt: skip
 
 
+def watchable(plan: Plan) -> tuple[Guard, ...]:
+    """The guards of a gate that looks are about.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    guards = tuple(g for g in plan.guards if g.required and g.must_improve is None and g.estimand == "frozen")
+    if not guards:
+        raise ConfigError(
+            f"{plan.loaded.path}: no required guard tolerates a drop on frozen samples, so there is nothing that "
+            "ForgettingGuard could look at; add a golden or capability suite with a margin"
+        )
+    return guards
+
+
 @dataclass(slots=True)
 class Watch:
     """The suites and guards of a gate that looks are about, and what the baseline has answered, by sample id."""
@@ -106,12 +121,7 @@ class Watch:
         seed = int(content_hash({"for": "looks", "seed": policy.seed})[:8], 16)
         gate = loaded.gate.model_copy(update={"policy": policy.model_copy(update={"seed": seed})})
         plan = make_plan(replace(loaded, gate=gate))
-        guards = tuple(g for g in plan.guards if g.required and g.must_improve is None and g.estimand == "frozen")
-        if not guards:
-            raise ConfigError(
-                f"{loaded.path}: no required guard tolerates a drop on frozen samples, so there is nothing that "
-                "ForgettingGuard could look at; add a golden or capability suite with a margin"
-            )
+        guards = watchable(plan)
         watched = {guard.suite for guard in guards}
         return cls(tuple(state for state in plan.states if state.suite.name in watched), guards, samples)
 
