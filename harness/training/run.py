@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config import LoadedConfig
+from harness.config import LoadedConfig, Part
 from harness.errors import ConfigError
 from harness.gate import GateResult, run_gate, with_candidate
 from harness.progress import Observer
@@ -41,8 +41,10 @@ class TrainingResult:
         return next(reversed(self.verdicts.values()), None)
 
 
-def train(loaded: LoadedRecipe, observer: Observer) -> TrainingResult:
+def train(loaded: LoadedRecipe, observer: Observer, part: Part = "verdict") -> TrainingResult:
     """Train a recipe and gate what comes of it; a run that was ended goes on where it was.
+
+    `part` is which frozen samples are asked: a trial of a sweep leaves those alone that verdicts are made on.
 
     Raises:
         UsageError: the recipe, its gate or its rows are wrong; nothing has been trained.
@@ -50,7 +52,7 @@ def train(loaded: LoadedRecipe, observer: Observer) -> TrainingResult:
         InfrastructureError: the machine failed; repeating the command goes on.
     """
     observer.stage("reading the recipe")
-    plan = make_training_plan(loaded)
+    plan = make_training_plan(loaded, part)
     _refuse_merge(plan)
     prepared = [_prepare(plan, stage, number, observer) for number, stage in enumerate(plan.stages)]
     remembered = [_remembered(plan, stage, number, observer) for number, stage in enumerate(plan.stages)]
