@@ -19,11 +19,11 @@ from harness.report.html import asset, content_security_policy, environment
 FILENAME = "report.html"
 
 State = Literal["feasible", "regressed", "failed"]
-_WORDS: dict[State, str] = {"feasible": "kept", "regressed": "regressed", "failed": "failed"}
+_WORDS: dict[State, str] = {"feasible": "no regression", "regressed": "regressed", "failed": "failed"}
 _OUTCOMES: dict[State, str] = {"feasible": "pass", "regressed": "regressed", "failed": "undecided"}
 WIDE = Layout("wide", width=1040, left=64, right=1020, row=430, bar=0, label=0, ticks=8)
 NARROW = Layout("narrow", width=340, left=34, right=334, row=300, bar=0, label=0, ticks=4)
-_TOP, _FOOT = 22, 40
+_TOP, _FOOT = 44, 40
 _CUT = 3.0  # margins: a trial that lost more than this is drawn at the edge, or one wreck would flatten all others
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -85,13 +86,13 @@ def run_trials(
         number, values = asked
         folder = folder_of(loaded.out, number)
         told = ", ".join(f"{path} = {value}" for path, value in values.items())
-        observer.note(f"trial {number + 1} of {loaded.sweep.trials}: {told}")
+        observer.note(f"trial {number} ({number + 1} of {loaded.sweep.trials}): {told}")
         trial = read_trial(folder) or _repeated(number, values, trials)
         if trial is None:
             trial = _run_trial(number, values, template, folder, observer, trainer or _train, trials)
         trial.write(folder)
         study.tell(trial)
-        observer.note(f"trial {number + 1}: {_told(trial)}")
+        observer.note(f"trial {number}: {_told(trial)}")
         trials.append(trial)
     return trials
 
@@ -177,10 +178,9 @@ def _clear(folder: Path) -> None:
 
 
 def _free_memory() -> None:
-    import torch
-
     gc.collect()
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # where it was not even loaded there is nothing to free
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

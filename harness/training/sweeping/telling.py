@@ -27,7 +27,9 @@ def write_report(result: SweepResult, title: str) -> Path:
 def page(result: SweepResult, title: str) -> SweepPage:
     """What the page shows."""
     chosen = result.chosen
-    samples = "; ".join(f"{name}: {n:,} for choosing, {result.left[name]:,} kept" for name, n in result.held.items())
+    samples = "; ".join(
+        f"{name}: {n:,} for choosing, {result.left[name]:,} for the verdict" for name, n in result.held.items()
+    )
     return SweepPage(
         title=title,
         paths=result.paths,
@@ -59,7 +61,7 @@ def value_text(value: Any) -> str:
 def _state(row: TrialRow, result: SweepResult) -> str:
     if row.state == "failed":
         return f"failed: {row.remark}"
-    said = {"feasible": "kept", "regressed": "regressed"}[row.state]
+    said = {"feasible": "no regression", "regressed": "regressed"}[row.state]
     if result.chosen is not None and row.number == result.chosen.number:
         return f"{said}, recommended"
     return f"{said}, front" if row.number in result.front else said
