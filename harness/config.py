@@ -20,6 +20,8 @@ from harness.errors import ConfigError, at, nearest
 from harness.records import Estimand
 
 Lines = dict[tuple[str | int, ...], int]
+Part = Literal["verdict", "sweep"]
+"""Which samples of a suite: those that verdicts are made on, or those that choose among candidates before."""
 
 
 class Section(BaseModel):
@@ -96,18 +98,22 @@ class GateConfig(Section):
     policy: PolicySection = PolicySection()
     training_data: tuple[str, ...] = Field((), description="files the adapter was trained on, for contamination")
     allow: frozenset[Literal["code-execution"]] = Field(frozenset(), description="what is off unless asked for by name")
+    for_sweeps: float = Field(
+        0.0, ge=0, lt=1, description="share of each suite kept for sweeps and looks, and out of every verdict"
+    )
     out: str = Field("runs", description="folder that receives the run directories")
     cache: str = Field(".harness-cache", description="folder of the output cache")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A configuration with where it came from, and the command that gates it once more."""
+    """A configuration with where it came from, the command that gates it once more, and which samples it is about."""
 
     gate: GateConfig
     path: Path
     lines: Lines
     command: str = ""
+    part: Part = "verdict"
 
     @property
     def folder(self) -> Path:

@@ -24,7 +24,8 @@ def read_run(path: Path) -> Document:
     stored = runs.read_json(path / runs.VERDICT)
     guards = [Guard(**guard) for guard in manifest["guards"]]
     checks = [Check(**check) for check in stored["checks"]]
-    verdict = policy.decide(runs.read_evidence(path / runs.EVIDENCE), guards, checks)
+    stopped = manifest.get("no_verdict", ())
+    verdict = policy.decide(runs.read_evidence(path / runs.EVIDENCE), guards, checks, stopped=stopped)
     return make_document(verdict, manifest, runs.read_entries(path))
 
 

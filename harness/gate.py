@@ -19,6 +19,7 @@ from harness.config import GateConfig, GuardSection, LoadedConfig, SubjectSectio
 from harness.errors import AdapterError, ConfigError, DataError, SubjectError, nearest
 from harness.execution.drafts import Source
 from harness.execution.local import Evaluation, Schedule, SuiteState, open_state
+from harness.execution.parts import NO_VERDICT, part_of, refuse_empty
 from harness.progress import Observer
 from harness.records import Check, Evidence, Guard, Verdict, content_hash
 from harness.subjects import Subject, SubjectContext
@@ -50,7 +51,9 @@ class Plan:
     def schedule(self) -> Schedule:
         """The policy's chunks."""
         settings = self.loaded.gate.policy
-        return Schedule(settings.first_chunk, settings.growth, settings.sequential)
+        # Trials of a sweep are compared with each other, so all of them answer all samples.
+        early = settings.sequential and self.loaded.part == "verdict"
+        return Schedule(settings.first_chunk, settings.growth, early)
 
     def anew(self, loaded: LoadedConfig) -> Plan:
         """The same plan for another candidate: the same suites in the same orders, with nothing asked yet."""
@@ -129,7 +132,9 @@ def _gate_one(bench: Bench, plan: Plan, label: str) -> GateResult:
             bench.baseline, candidate, plan.states, plan.guards, run, bench.cache, plan.schedule, observer,
             tuple(bench.sources),
         )  # fmt: skip
-        verdict = _evaluate(evaluation, plan.loaded.gate.policy.noise_probe, bench.noise, label)
+        verdict = _evaluate(
+            evaluation, plan.loaded.gate.policy.noise_probe, bench.noise, label, manifest.get("no_verdict", ())
+        )
         bench.sources.append(Source.of(candidate))
         _tell_remarks(candidate, observer)
         observer.stage(f"{label}writing reports")
@@ -143,8 +148,10 @@ def make_plan(loaded: LoadedConfig, out: Path | None = None) -> Plan:
     for index, name in enumerate(names):
         if name in names[:index]:
             raise ConfigError(f"{loaded.where('suites', index)}: a second suite named {name!r}; give it a `name`")
-    states = tuple(open_state(suite, _seed_material(loaded, suite)) for suite in suites)
+    opened = (open_state(suite, _seed_material(loaded, suite)) for suite in suites)
+    states = tuple(part_of(state, loaded.gate.for_sweeps, loaded.part) for state in opened)
     guards = tuple(g for index, suite in enumerate(suites) for g in suite_guards(loaded, index, suite))
+    refuse_empty(states, guards, loaded.part)
     return Plan(loaded, states, guards, out or loaded.folder / loaded.gate.out)
 
 
@@ -352,13 +359,15 @@ def _distinct(path: Path, among: Sequence[Path]) -> str:
     return Path(*path.parts[-size:]).as_posix()
 
 
-def _evaluate(evaluation: Evaluation, noise_probe: int, noise: dict[str, Any], label: str) -> Verdict:
+def _evaluate(
+    evaluation: Evaluation, noise_probe: int, noise: dict[str, Any], label: str, stopped: Sequence[str]
+) -> Verdict:
     evaluation.observer.stage(f"{label}pre-flight")
     checks = preflight.run(evaluation, noise_probe, noise)
     if all(check.passed for check in checks):
         evaluation.observer.stage(f"{label}evaluating")
         evaluation.finish()
-    return policy.decide(evaluation.evidence(), evaluation.guards, checks)
+    return policy.decide(evaluation.evidence(), evaluation.guards, checks, stopped=stopped)
 
 
 def _tell_remarks(subject: Subject, observer: Observer) -> None:
@@ -422,7 +431,14 @@ def _manifest(plan: Plan, baseline: dict[str, Any], candidate: dict[str, Any]) -
         "guards": [asdict(guard) for guard in plan.guards],
         "policy": plan.loaded.gate.policy.model_dump(mode="json"),
         "command": plan.loaded.command,
+        **_parts(plan.loaded),
     }
+
+
+def _parts(loaded: LoadedConfig) -> dict[str, Any]:
+    """What a manifest says of samples that were held back for sweeps."""
+    said: dict[str, Any] = {"for_sweeps": loaded.gate.for_sweeps} if loaded.gate.for_sweeps else {}
+    return said if loaded.part == "verdict" else {**said, "part": loaded.part, "no_verdict": [NO_VERDICT]}
 
 
 _LIBRARIES = ("torch", "transformers", "peft", "lm_eval", "datasets", "evaluate", "sacrebleu", "numpy", "scipy")

@@ -161,3 +161,10 @@ def test_axolotls_keys_are_those_of_the_guard() -> None:
     assert ForgettingGuardArgs.model_validate({"forgetting_guard": {"gate": "g.yaml"}}).forgetting_guard is not None
     with pytest.raises(ValueError, match="sample"):
         ForgettingGuardArgs.model_validate(json.loads('{"forgetting_guard": {"gate": "g.yaml", "sample": 3}}'))
+
+
+def test_where_samples_are_held_back_looks_ask_those_and_none_of_the_verdicts(tmp_path: Path) -> None:
+    path = edit(project(tmp_path), lambda document: document.update(for_sweeps=0.4))
+    asked = {sample.id for _, samples in Watch.of(load_gate(path), 1000).asked for sample in samples}
+    assert len(asked) == 48
+    assert not asked & {sample.id for state in make_plan(load_gate(path)).states for sample in state.samples}

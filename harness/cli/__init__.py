@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.cli import training
+from harness.cli import sweeping, training
 from harness.cli._terminal import Json, print_json, watching
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
@@ -52,6 +52,7 @@ class SchemaOption(StrEnum):
 
     gate = "gate"
     recipe = "recipe"
+    sweep = "sweep"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -103,6 +104,7 @@ def gate(
 
 
 app.command()(training.train)
+app.command()(sweeping.sweep)
 app.command()(training.advise)
 
 
@@ -268,9 +270,11 @@ def golden_new_version(
 def schema(
     file: Annotated[SchemaOption, typer.Argument(help="Which file.")] = SchemaOption.gate,
 ) -> int:
-    """Print the JSON schema of gate.yaml or recipe.yaml, for editors."""
+    """Print the JSON schema of gate.yaml, recipe.yaml or sweep.yaml, for editors."""
     if file is SchemaOption.recipe:
         from harness.training.recipe import json_schema
+    elif file is SchemaOption.sweep:
+        from harness.training.sweeping.section import json_schema
     else:
         from harness.config import json_schema
 

@@ -96,7 +96,7 @@ def _panel(comparisons: Sequence[Comparison], layout: Layout, identifier: str) -
         unit=unit,
         description=". ".join(_sentence(comparison) for comparison in comparisons) + ".",
         zero=scale.x(0.0),
-        ticks=tuple((scale.x(tick), _tick_text(tick)) for tick in scale.ticks()),
+        ticks=tuple((scale.x(tick), tick_text(tick)) for tick in ticks(*scale.extent, layout.ticks)),
         rows=tuple(_row(comparison, scale, i) for i, comparison in enumerate(comparisons)),
     )
 
@@ -159,12 +159,12 @@ class _Scale:
         start, end = ends[0] * factor, ends[1] * factor
         return Line(self.x(start), self.x(end), start < self.extent[0], end > self.extent[1])
 
-    def ticks(self) -> list[float]:
-        """Round numbers across the scale, about as many as the layout has room for."""
-        low, high = self.extent
-        step = _round_step((high - low) / self.layout.ticks)
-        first = math.ceil(low / step)
-        return [round(i * step, 10) for i in range(first, math.floor(high / step) + 1)]
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """Round numbers from `low` to `high`, at most one more than `count`."""
+    step = _round_step((high - low) / count)
+    first = math.ceil(low / step)
+    return [round(i * step, 10) for i in range(first, math.floor(high / step) + 1)]
 
 
 def _round_step(rough: float) -> float:
@@ -172,5 +172,6 @@ def _round_step(rough: float) -> float:
     return next((m * power for m in (1, 2, 5) if m * power >= rough), 10 * power)
 
 
-def _tick_text(value: float) -> str:
+def tick_text(value: float) -> str:
+    """A number with its sign, beside a tick."""
     return "0" if value == 0 else f"{value:+g}".replace("-", "\N{MINUS SIGN}")

@@ -60,8 +60,8 @@ class _Page:
 
     def render(self, document: Document) -> str:
         records = self._records(document.items)
-        style, script = _asset("report.css"), _asset("report.js")
-        template = _environment().get_template("report.html.j2")
+        style, script = asset("report.css"), asset("report.js")
+        template = environment().get_template("report.html.j2")
         return template.render(
             **_summary(document),
             **_evidence(document),
@@ -163,7 +163,8 @@ def _pretty(manifest: Mapping[str, Any]) -> str:
 
 
 @functools.cache  # several candidates in one run have a page each, and the template takes longer than they do
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where templates are, and how they are read: everything is escaped, and a missing name is an error."""
     return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -174,7 +175,8 @@ def _environment() -> Environment:
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file beside the templates."""
     return (_TEMPLATES / name).read_text("utf-8")
 
 

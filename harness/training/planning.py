@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness import plugins
 from harness.adapters import weights_hash
-from harness.config import LoadedConfig, load_gate
+from harness.config import LoadedConfig, Part, load_gate
 from harness.errors import ConfigError, DataError
 from harness.gate import Plan, make_plan
 from harness.records import Sample
@@ -57,16 +57,16 @@ class TrainingPlan:
 
     @property
     def frozen(self) -> Mapping[str, Sequence[Sample]]:
-        """Samples by the name of their suite."""
-        return {state.suite.name: state.samples for state in self.gate_plan.states}
+        """Samples by the name of their suite; all of them, whichever part of them this plan is judged on."""
+        return {state.suite.name: state.suite.samples() for state in self.gate_plan.states}
 
     def folder(self, stage: str) -> Path:
         """Where a stage leaves what it trained."""
         return self.out / stage
 
 
-def make_training_plan(loaded: LoadedRecipe) -> TrainingPlan:
-    """Check everything that can be checked without loading weights.
+def make_training_plan(loaded: LoadedRecipe, part: Part = "verdict") -> TrainingPlan:
+    """Check everything that can be checked without loading weights; `part` is which frozen samples will judge.
 
     Raises:
         UsageError: the recipe names something that does not exist, does not fit, or cannot be trained together.
@@ -77,7 +77,7 @@ def make_training_plan(loaded: LoadedRecipe) -> TrainingPlan:
     scope = _scope(loaded)
     stages = tuple(_stages(loaded, scope))
     _refuse_merge(loaded, scope, stages)
-    gate = load_gate(loaded.folder / recipe.gate)
+    gate = replace(load_gate(loaded.folder / recipe.gate), part=part)
     gate_plan = make_plan(gate)
     _refuse_blind_guard(gate_plan, loaded, stages)
     base = find_base(recipe.base, loaded.folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config import LoadedConfig
+from harness.config import LoadedConfig, Part
 from harness.errors import ConfigError, DataError, HoldError
 from harness.gate import GateResult, run_gate, with_candidate
 from harness.progress import Observer
@@ -50,8 +50,10 @@ class TrainingResult:
         return code or (HoldError.exit_code if self.stopped else 0)
 
 
-def train(loaded: LoadedRecipe, observer: Observer) -> TrainingResult:
+def train(loaded: LoadedRecipe, observer: Observer, part: Part = "verdict") -> TrainingResult:
     """Train a recipe and gate what comes of it; a run that was ended goes on where it was.
+
+    `part` is which frozen samples are asked: a trial of a sweep leaves those alone that verdicts are made on.
 
     Raises:
         UsageError: the recipe, its gate or its rows are wrong; nothing has been trained.
@@ -60,7 +62,7 @@ def train(loaded: LoadedRecipe, observer: Observer) -> TrainingResult:
         InfrastructureError: the machine failed; repeating the command goes on.
     """
     observer.stage("reading the recipe")
-    plan = make_training_plan(loaded)
+    plan = make_training_plan(loaded, part)
     with alone(plan.out):
         return _train(plan, observer)
 

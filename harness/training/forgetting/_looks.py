@@ -9,7 +9,8 @@ all looks may ask the same samples). A look that is not made spends nothing.
 
 **Which samples.** The first of an order that is the guard's own: derived as the gate's is, from the frozen content and
 the policy, but of another seed. Given the checkpoint that a training leaves, whatever looks have made of it, the gate's
-order is still a uniform draw, so the gate's levels hold for it as for any other candidate.
+order is still a uniform draw, so the gate's levels hold for it as for any other candidate. A gate that holds samples
+back (`for_sweeps`) has its looks on those, and they share no sample with its verdict.
 
 **What is not tested.** Guards that demand an improvement, since early in a training nothing has improved; advisory
 ones; those of suites whose samples are a stream.
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.cache import OutputCache
-from harness.config import LoadedConfig
+from harness.config import LoadedConfig, Part
 from harness.drift import common_prefix
 from harness.errors import ConfigError
 from harness.execution.local import UNANSWERED, Schedule, SuiteState, answer_cached
@@ -120,7 +121,9 @@ class Watch:
         policy = loaded.gate.policy
         seed = int(content_hash({"for": "looks", "seed": policy.seed})[:8], 16)
         gate = loaded.gate.model_copy(update={"policy": policy.model_copy(update={"seed": seed})})
-        plan = make_plan(replace(loaded, gate=gate))
+        # Where samples are held back for choosing, looks choose by those: they decide which checkpoint is kept.
+        part: Part = "sweep" if gate.for_sweeps else "verdict"
+        plan = make_plan(replace(loaded, gate=gate, part=part))
         guards = watchable(plan)
         watched = {guard.suite for guard in guards}
         return cls(tuple(state for state in plan.states if state.suite.name in watched), guards, samples)
