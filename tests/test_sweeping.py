@@ -98,6 +98,7 @@ def test_a_value_is_set_where_the_path_leads_and_nowhere_else(tmp_path: Path) ->
     assert template.loaded.recipe.stages[0].settings.epochs == 1
 
 
+@pytest.mark.slow
 def test_whole_bounds_give_whole_numbers(tmp_path: Path) -> None:
     settings = [{"path": "stages.0.settings.batch_size", "low": 1, "high": 32, "log": True}]
     loaded, calls = sweep(tmp_path, settings=settings, trials=5), []
@@ -127,6 +128,7 @@ def test_the_front_is_what_no_other_point_outdoes() -> None:
         assert [points[i][0] for i in found] == sorted(points[i][0] for i in found)
 
 
+@pytest.mark.slow
 def test_the_most_that_was_learned_without_a_regression_is_recommended(tmp_path: Path) -> None:
     trials, _ = _run(sweep(tmp_path, trials=12), Formula())
     chosen = recommended(trials)
@@ -137,6 +139,7 @@ def test_the_most_that_was_learned_without_a_regression_is_recommended(tmp_path:
     assert all((t.violation > 0) == (t.worst.difference <= -0.05) for t in trials)
 
 
+@pytest.mark.slow
 def test_nothing_is_recommended_that_gained_nothing(tmp_path: Path) -> None:
     trials, _ = _run(sweep(tmp_path, trials=2), lambda recipe, observer: result(tmp_path, 0.0, 0.01))
     assert recommended(trials) is None
@@ -148,6 +151,7 @@ def test_a_gate_that_knows_only_one_side_is_refused(improve: float | None, messa
         refuse_one_sided([Guard("s", "m", must_improve=improve), Guard("s", "n", must_improve=improve)], "gate.yaml")
 
 
+@pytest.mark.slow
 def test_a_gate_that_holds_nothing_back_is_refused_with_the_line_to_add(tmp_path: Path) -> None:
     loaded = sweep(tmp_path)
     subject = {"kind": "local", "model": "base"}
@@ -167,6 +171,7 @@ def _run(loaded: LoadedSweep, trainer: Any, key: str = "k") -> tuple[list[Any], 
     return sweeping.run_trials(loaded, template, study, Silent(), trainer), study
 
 
+@pytest.mark.slow
 def test_the_recipe_as_it_stands_is_tried_first(tmp_path: Path) -> None:
     trainer = Formula()
     _run(sweep(tmp_path, trials=2), trainer)
@@ -207,6 +212,7 @@ def test_a_killed_sweep_goes_on_as_if_it_had_not_been(
     assert [dict(t.values) for t in resumed] == [dict(t.values) for t in whole]
 
 
+@pytest.mark.slow
 def test_killed_between_the_result_and_the_books_it_is_not_trained_again(tmp_path: Path, monkeypatch: Any) -> None:
     loaded, tell = sweep(tmp_path, trials=3), Study.tell
 
@@ -224,6 +230,7 @@ def test_killed_between_the_result_and_the_books_it_is_not_trained_again(tmp_pat
     assert (len(first.calls), len(second.calls), len(trials)) == (2, 1, 3)
 
 
+@pytest.mark.slow
 def test_more_trials_can_be_asked_for_later_and_none_is_repeated(tmp_path: Path) -> None:
     _run(sweep(tmp_path, trials=3), Formula())
     again, more = Formula(), Formula()
@@ -232,6 +239,7 @@ def test_more_trials_can_be_asked_for_later_and_none_is_repeated(tmp_path: Path)
     assert (len(again.calls), len(more.calls), len(trials)) == (0, 2, 5)
 
 
+@pytest.mark.slow
 def test_the_same_seed_proposes_the_same_and_another_seed_something_else(tmp_path: Path) -> None:
     calls = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -241,12 +249,14 @@ def test_the_same_seed_proposes_the_same_and_another_seed_something_else(tmp_pat
     assert calls[0] == calls[1] != calls[2]
 
 
+@pytest.mark.slow
 def test_another_sweep_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     _run(sweep(tmp_path, trials=1), Formula())
     with pytest.raises(ConfigError, match=r"another sweep \(changed since: recipe\)"):
         _run(sweep(tmp_path, trials=1), Formula(), key="other")
 
 
+@pytest.mark.slow
 def test_settings_that_were_tried_are_not_trained_twice(tmp_path: Path) -> None:
     trainer = Formula()
     two = [{"path": RANK, "choices": [2, 4]}]
@@ -259,6 +269,7 @@ def test_settings_that_were_tried_are_not_trained_twice(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- failure
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_says_why_and_is_never_a_number(tmp_path: Path) -> None:
     def fail(call: int) -> None:
         if call == 2:
@@ -272,6 +283,7 @@ def test_a_trial_that_fails_says_why_and_is_never_a_number(tmp_path: Path) -> No
     assert study.finished == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_an_error_before_anything_was_measured_ends_the_sweep_and_can_be_mended(tmp_path: Path) -> None:
     def fail(call: int) -> None:
         raise DataError("contaminated")
@@ -283,6 +295,7 @@ def test_an_error_before_anything_was_measured_ends_the_sweep_and_can_be_mended(
     assert [t.state for t in trials if t.state == "failed"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [StorageError("disk full"), RuntimeError("a bug")])
 def test_a_full_disk_or_a_bug_is_no_result_of_a_trial(tmp_path: Path, error: Exception) -> None:
     def fail(call: int) -> None:
@@ -307,6 +320,7 @@ def test_answers_that_failed_or_a_failed_check_make_no_measurement(tmp_path: Pat
             measured(training.verdict)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_a_finished_trial_are_gone(tmp_path: Path) -> None:
     loaded = sweep(tmp_path, trials=2)
     _run(loaded, Formula())
@@ -316,6 +330,7 @@ def test_checkpoints_of_a_finished_trial_are_gone(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what is left
 
 
+@pytest.mark.slow
 def test_the_recommended_recipe_is_the_recipe_with_its_settings(tmp_path: Path) -> None:
     loaded = sweep(tmp_path, trials=6)
     trials, _ = _run(loaded, Formula())
