@@ -183,6 +183,7 @@ def test_a_default_of_the_scope_is_known_too(tmp_path: Path) -> None:
     assert template.given(RANK) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "trials", "killed_at"),
     [
