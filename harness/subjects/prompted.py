@@ -44,7 +44,7 @@ from harness.records import (
     RollingLogLikelihood,
     content_hash,
 )
-from harness.subjects import Answers, Subject, SubjectContext
+from harness.subjects import Answers, Subject, SubjectContext, _checks
 
 _FORMAT = 1  # part of every fingerprint; to be counted up when the same file would make another request
 
@@ -202,8 +202,10 @@ class PromptedSubject:
         return self.inner.remarks()
 
     def checks(self, baseline: Subject) -> Sequence[Check]:
-        """See `Subject.checks`: the inner subject's own."""
-        return self.inner.checks(baseline)
+        """See `Subject.checks`: the inner subject's own, but that a prompt makes another subject of the baseline."""
+        found = self.inner.checks(baseline)
+        ours = _checks.not_the_baseline(baseline, self)
+        return [ours if check.name == ours.name else check for check in found]
 
     def describe(self) -> dict[str, Any]:
         """See `Subject.describe`: the inner subject's, under the name and fingerprint of this one."""
