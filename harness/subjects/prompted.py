@@ -44,7 +44,7 @@ from harness.records import (
     RollingLogLikelihood,
     content_hash,
 )
-from harness.subjects import Answers, Subject, SubjectContext, _checks
+from harness.subjects import Answers, Subject, SubjectContext
 
 _FORMAT = 1  # part of every fingerprint; to be counted up when the same file would make another request
 
@@ -203,6 +203,8 @@ class PromptedSubject:
 
     def checks(self, baseline: Subject) -> Sequence[Check]:
         """See `Subject.checks`: the inner subject's own, but that a prompt makes another subject of the baseline."""
+        from harness.subjects import _checks  # which asks a prompted baseline without its prompt
+
         found = self.inner.checks(baseline)
         ours = _checks.not_the_baseline(baseline, self)
         return [ours if check.name == ours.name else check for check in found]
