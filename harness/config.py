@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +20,7 @@ from harness.errors import ConfigError, at, nearest
 from harness.records import Estimand
 
 Lines = dict[tuple[str | int, ...], int]
+Model = TypeVar("Model", bound=BaseModel)
 Part = Literal["verdict", "sweep"]
 """Which samples of a suite: those that verdicts are made on, or those that choose among candidates before."""
 
@@ -132,14 +133,23 @@ def load_gate(path: Path) -> LoadedConfig:
     Raises:
         ConfigError: no such file, not YAML, an unknown key (the nearest known one is named) or a wrong value.
     """
+    gate, lines = read_model(path, GateConfig, "baseline, candidate and suites")
+    return LoadedConfig(gate, path.resolve(), lines, f"harness gate {shlex.quote(path.name)}")
+
+
+def read_model(path: Path, model: type[Model], keys: str) -> tuple[Model, Lines]:
+    """One of our YAML files as its pydantic model, and the line of every key; `keys` names what it cannot be without.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (the nearest known one is named) or a wrong value.
+    """
     document, lines = read_yaml(path)
     if not isinstance(document, dict):
-        raise ConfigError(f"{at(path)}expected a mapping with baseline, candidate and suites")
+        raise ConfigError(f"{at(path)}expected a mapping with {keys}")
     try:
-        gate = GateConfig.model_validate(document)
+        return model.model_validate(document), lines
     except ValidationError as error:
-        raise ConfigError(explain_at(error, GateConfig, path, lines)) from error
-    return LoadedConfig(gate, path.resolve(), lines, f"harness gate {shlex.quote(path.name)}")
+        raise ConfigError(explain_at(error, model, path, lines)) from error
 
 
 def read_yaml(path: Path) -> tuple[Any, Lines]:

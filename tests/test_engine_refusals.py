@@ -37,6 +37,16 @@ def test_a_model_that_answers_otherwise_in_a_batch_is_asked_one_by_one(
         assert any("one by one" in remark for remark in subject.remarks())
 
 
+def test_a_batch_that_gives_no_answer_does_not_pass_for_exact() -> None:
+    from harness.engine._decoding import alike
+    from harness.records import Output
+
+    said = Output(text="a", ids=(1, 2), logprobs=(-1.0, -2.0))
+    assert alike(said, said, "float32")
+    assert not alike(Output(failure="the model's logits are not finite"), said, "float32")
+    assert not alike(said, Output(text="b", ids=(1, 3), logprobs=(-1.0, -2.0)), "float32")
+
+
 def test_a_model_that_batches_well_is_not_slowed_down(tiny: Any, local_subject: Any) -> None:
     subject = local_subject(model=tiny.model(), engine="plain")
     answers(subject, [Generate("a", max_tokens=2), Generate("b c d", max_tokens=2)])

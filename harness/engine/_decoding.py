@@ -69,7 +69,12 @@ def trial(causal: CausalModel) -> list[Prompt]:
 
 
 def alike(one: Output, other: Output, dtype: str) -> bool:
-    """Whether two decodings of a prompt differ by float noise at most, up to where that turned a choice."""
+    """Whether two decodings of a prompt differ by float noise at most, up to where that turned a choice.
+
+    One that failed is like none that did not: what gives no answer in a batch must not pass for exact there.
+    """
+    if (one.failure is None) != (other.failure is None):
+        return False
     for a, b, p, q in zip(one.ids, other.ids, one.logprobs, other.logprobs, strict=False):
         if a != b:
             return bool(one.near_ties or other.near_ties)

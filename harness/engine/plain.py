@@ -105,13 +105,13 @@ class PlainEngine:
     def _lonely_generation(self) -> bool:
         """Whether prompts must be decoded one by one, found out once: some models ignore the padding's mask."""
         if not self._tried:
-            self._tried = True
             prompts = trial(self._model)
             together = decode_batch(self._model, prompts)
             alone = [answer for prompt in prompts for answer in decode_batch(self._model, [prompt])]
             self._lonely = not all(
                 alike(a, b, self._model.dtype) for (_, a), (_, b) in zip(together, alone, strict=True)
             )
+            self._tried = True  # last: a trial that was interrupted has shown nothing
         return self._lonely
 
     def _companies(self, ordered: Sequence[Prompt]) -> Iterator[list[Prompt]]:

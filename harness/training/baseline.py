@@ -8,7 +8,7 @@ from math import fsum
 
 from harness.cache import OutputCache
 from harness.errors import SubjectError
-from harness.execution.local import Schedule, SuiteState, answer_cached
+from harness.execution.local import SuiteState, answer_cached
 from harness.gate import Plan, build_subject
 from harness.progress import Observer
 from harness.records import AnsweredPair
@@ -19,7 +19,7 @@ def measure_baseline(plan: Plan, observer: Observer) -> dict[str, float]:
     """The base's mean score by `suite/metric`; its outputs stay in the gate's cache, so that the gate asks it nothing.
 
     Raises:
-        SubjectError: the baseline cannot be loaded, or none of its answers in a suite can be scored.
+        SubjectError: the baseline cannot be loaded, or more of its answers have no score than a guard allows.
     """
     loaded = plan.loaded
     with (
@@ -28,16 +28,16 @@ def measure_baseline(plan: Plan, observer: Observer) -> dict[str, float]:
     ):
         found: dict[str, float] = {}
         for state in plan.states:
-            found |= _measure(state, subject, cache, plan.schedule, observer)
+            found |= _measure(plan, state, subject, cache, observer)
     return found
 
 
 def _measure(
-    state: SuiteState, subject: Subject, cache: OutputCache, schedule: Schedule, observer: Observer
+    plan: Plan, state: SuiteState, subject: Subject, cache: OutputCache, observer: Observer
 ) -> Mapping[str, float]:
-    values: dict[str, list[float]] = {metric: [] for metric in state.suite.metrics}
-    for start in range(0, len(state.samples), schedule.most):
-        samples = state.samples[start : start + schedule.most]
+    values: dict[str, list[float]] = {g.metric: [] for g in plan.guards if g.suite == state.suite.name}
+    for start in range(0, len(state.samples), plan.schedule.most):
+        samples = state.samples[start : start + plan.schedule.most]
         per_sample = [state.suite.requests(sample, subject) for sample in samples]
         requests = [request for group in per_sample for request in group]
 
@@ -48,9 +48,22 @@ def _measure(
         answered = [tuple(next(outputs) for _ in group) for group in per_sample]
         pairs = [AnsweredPair(s, given, given) for s, given in zip(samples, answered, strict=True)]
         for row in state.suite.score(pairs):
-            for metric, both in row.items():
-                if both.baseline.value is not None:
-                    values[metric].append(both.baseline.value)
-    if not any(values.values()):
-        raise SubjectError(f"{subject.name} gave no answer in {state.suite.name} that can be scored")
-    return {f"{state.suite.name}/{metric}": fsum(v) / len(v) for metric, v in values.items() if v}
+            for metric in values:
+                score = row[metric].baseline.value
+                if score is not None:
+                    values[metric].append(score)
+    for metric, scored in values.items():
+        _refuse_failures(plan, state, metric, len(state.samples) - len(scored), observer)
+    return {f"{state.suite.name}/{metric}": fsum(v) / len(v) for metric, v in values.items()}
+
+
+def _refuse_failures(plan: Plan, state: SuiteState, metric: str, failed: int, observer: Observer) -> None:
+    """A mean over what happened to be scored measures nothing: what failed is said, and too much of it ends the run."""
+    if not failed:
+        return
+    told = f"{failed} of {len(state.samples)} samples of {state.suite.name} have no {metric} of the baseline"
+    mine = (g for g in plan.guards if g.required and (g.suite, g.metric) == (state.suite.name, metric))
+    allowed = min((g.max_failures for g in mine), default=1.0)
+    if failed == len(state.samples) or failed / len(state.samples) > allowed:
+        raise SubjectError(f"{told}; the gate would hold whatever is trained, so nothing is trained")
+    observer.note(told)

@@ -222,9 +222,9 @@ def _same_template(loaded: LoadedRecipe, gate: LoadedConfig, tokenizer: Any) -> 
         )
 
 
-def _rendered(tokenizer: Any) -> str | None:
-    """A conversation as the template writes it; None where it refuses this one."""
+def _rendered(tokenizer: Any) -> str:
+    """A conversation as the template writes it; the template itself where it refuses this one."""
     try:
         return str(tokenizer.apply_chat_template(_PROBE, tokenize=False))
     except Exception:  # a template is code of its author; jinja2 lets its exceptions through
-        return None
+        return str(tokenizer.chat_template)  # two that refuse are alike only where they are the same

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from harness.config import Lines, OpenSection, Section, explain_at, nearest_line, read_yaml
-from harness.errors import ConfigError, at
+from harness.config import Lines, OpenSection, Section, nearest_line, read_model
+from harness.errors import at
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -208,13 +208,7 @@ def load_recipe(path: Path) -> LoadedRecipe:
     Raises:
         ConfigError: no such file, not YAML, an unknown key (the nearest known one is named) or a wrong value.
     """
-    document, lines = read_yaml(path)
-    if not isinstance(document, dict):
-        raise ConfigError(f"{at(path)}expected a mapping with base, stages and gate")
-    try:
-        recipe = Recipe.model_validate(document)
-    except ValidationError as error:
-        raise ConfigError(explain_at(error, Recipe, path, lines)) from error
+    recipe, lines = read_model(path, Recipe, "base, stages and gate")
     return LoadedRecipe(recipe, path.resolve(), lines)
 
 

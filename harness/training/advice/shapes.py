@@ -124,6 +124,8 @@ def read_shape(model: str, revision: str | None = None) -> ModelShape:
         import transformers
     except ImportError as error:
         raise ConfigError(missing_extra(f"reading the config of {model}", error)) from error
+    if model.startswith(("./", "../", "/", "~")) and not Path(model).expanduser().exists():
+        raise ConfigError(f"{model}: no such folder; its config cannot be read. --parameters 7B does without it")
     if Path(model).exists() and not (Path(model) / "config.json").is_file():
         raise ConfigError(f"{model}: no config.json is there; give the folder of a model, or --parameters")
     try:

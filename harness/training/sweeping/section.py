@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from harness.config import Lines, Section, explain_at, nearest_line, read_yaml
-from harness.errors import ConfigError, at
+from harness.config import Lines, Section, nearest_line, read_model
+from harness.errors import at
 
 Sampler = Literal["tpe", "nsga2", "random"]
 
@@ -122,13 +121,7 @@ def load_sweep(path: Path) -> LoadedSweep:
     Raises:
         ConfigError: no such file, not YAML, an unknown key (the nearest known one is named) or a wrong value.
     """
-    document, lines = read_yaml(path)
-    if not isinstance(document, Mapping):
-        raise ConfigError(f"{at(path)}expected a mapping with recipe, settings and trials")
-    try:
-        sweep = SweepSection.model_validate(document)
-    except ValidationError as error:
-        raise ConfigError(explain_at(error, SweepSection, path, lines)) from error
+    sweep, lines = read_model(path, SweepSection, "recipe, settings and trials")
     return LoadedSweep(sweep, path.resolve(), lines)
 
 
