@@ -1,0 +1,1 @@
+"""LLM judges: rubrics, the judges that apply them, and whether they have earned the right to block."""
