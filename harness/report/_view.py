@@ -70,7 +70,7 @@ class TileGroup:
 
 def guard_row(comparison: Comparison) -> GuardRow:
     """A comparison in words."""
-    badges = ("required" if comparison.required else "advisory", *(["fragile"] if comparison.fragile else []))
+    badges = (comparison.standing, *(["fragile"] if comparison.fragile else []))
     return GuardRow(
         label=one_line(comparison.label, 200),
         outcome=comparison.outcome,
