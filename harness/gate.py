@@ -18,6 +18,7 @@ from harness.errors import AdapterError, BudgetError, ConfigError, DataError, Su
 from harness.execution.drafts import Source
 from harness.execution.local import Evaluation, Schedule, SuiteState, open_state
 from harness.execution.parts import NO_VERDICT, part_of, refuse_empty
+from harness.labelled import with_labels
 from harness.progress import Observer
 from harness.records import Check, Evidence, Guard, Verdict, content_hash
 from harness.subjects import Subject, SubjectContext
@@ -275,7 +276,8 @@ def _evaluate(
             evaluation.finish()
     except BudgetError as error:
         stopped = [*stopped, str(error)]
-    return policy.decide(evaluation.evidence(), evaluation.guards, checks, stopped=stopped)
+    evidence = with_labels(evaluation.evidence(), evaluation.run.path)
+    return policy.decide(evidence, evaluation.guards, checks, stopped=stopped)
 
 
 def _tell_remarks(teller: Subject | Suite, observer: Observer) -> None:

@@ -63,14 +63,14 @@ class Settings(BaseModel):
 
 
 class CanarySuite(Plain):
-    """See the module. Its questions are the first ones of the suite it comes with, so the subjects answer nothing new."""
+    """See the module. Its questions are the first of the suite it comes with, so that subjects answer nothing new."""
 
     estimand: Estimand = "population"
     asks_judges = True
 
     def __init__(self, suite: JudgeSuite, settings: Settings, rubric: Rubric, judge: Judge) -> None:
         self.name = f"{suite.name} canaries"
-        self.metrics = {RESISTED.name: RESISTED}
+        self.metrics: Mapping[str, MetricSpec] = {RESISTED.name: RESISTED}
         self._suite, self._settings, self._rubric, self._judge = suite, settings, rubric, judge
         seed = content_hash({"for": "canaries", "suite": suite.digest()}).encode()
         planned = canaries.planned(suite.samples(), settings.families, seed, each=settings.each)

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from harness import plugins
+from harness import assets, plugins
 from harness.errors import BudgetError, ConfigError, JudgeError
 from harness.goldens import Generation
 from harness.judging.calibration import standing, stored
@@ -100,13 +100,13 @@ class JudgeSuite(Plain):
     estimand: Estimand = "frozen"
     asks_judges = True
 
-    def __init__(self, options: Options, context: SuiteContext, rubric: Rubric, judge: Judge) -> None:
+    def __init__(self, options: Options, context: SuiteContext, rubric: Rubric, judge: Judge, rubrics: Path) -> None:
         self.questions = _questions_of(options, context)
         require(rubric, [self.questions.of_turn(s, 0, ()) for s in self.questions.samples])
         self.name, self.labels = f"{self.questions.name} {rubric.name}", options.labels
-        self.metrics = {rubric.name: _metric(rubric)}
+        self.metrics: Mapping[str, MetricSpec] = {rubric.name: _metric(rubric)}
         self.rubric, self.judge = rubric, judge
-        self._options, self._context = options, context
+        self._options, self._context, self._rubrics = options, context, rubrics
         self._usage, self._tied, self._asked = Usage(), 0, 0
 
     def digest(self) -> str:
@@ -226,10 +226,6 @@ class JudgeSuite(Plain):
         calibration = stored(self.rubric, self.judge, self._rubrics)
         return [standing(calibration, kappa=section.kappa, labels=section.labels)]
 
-    @property
-    def _rubrics(self) -> Path:
-        return self.rubric.folder
-
 
 def build(options: Options, context: SuiteContext) -> JudgeSuite:
     """The suite.
@@ -239,8 +235,9 @@ def build(options: Options, context: SuiteContext) -> JudgeSuite:
         DataError: a sample lacks what the rubric shows.
         LockError: the golden set is not what was frozen.
     """
-    folder = context.folder / options.judges if options.judges is not None else None
-    rubric = load_rubric(options.judge, folder, start=context.folder)
+    named = context.folder / options.judges if options.judges is not None else None
+    rubrics = assets.find("judges", named, start=context.folder)
+    rubric = load_rubric(options.judge, rubrics)
     kind = str(options.by.get("kind", "served"))
     chosen = plugins.options(
         "judging.kinds", kind, {k: v for k, v in options.by.items() if k != "kind"}, where=f"judge {rubric.name}: by"
@@ -253,7 +250,7 @@ def build(options: Options, context: SuiteContext) -> JudgeSuite:
         )
     except ImportError as error:
         raise ConfigError(f"judge {rubric.name}: {plugins.missing_extra(f'kind {kind!r}', error)}") from error
-    return JudgeSuite(options, context, rubric, judge)
+    return JudgeSuite(options, context, rubric, judge, rubrics)
 
 
 def refuse_silence(name: str, judgements: Sequence[Judgement]) -> None:
