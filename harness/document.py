@@ -71,6 +71,8 @@ def _drift(entries: Sequence[runs.Entry]) -> list[SuiteDrift]:
 
 def _items(entry: runs.Entry, comparisons: Sequence[Comparison]) -> Iterator[Item]:
     for comparison in comparisons:
+        if comparison.metric not in entry.scores:
+            continue
         baseline, candidate = entry.scores[comparison.metric]
         change = change_of(baseline, candidate, higher_is_better=comparison.higher_is_better)
         if change == "changed":
