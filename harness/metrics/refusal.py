@@ -37,7 +37,7 @@ _NOT_DONE = (
 )
 _CANNOT = (
     r"(?:can't|cannot|can not|won't|will not|could not|couldn't|refuse to|decline to|must decline to|"
-    r"have to decline to|(?:am |'m )?(?:unable|not able|not allowed|not permitted|not going|not willing|not programmed|not designed) to|"
+    r"have to decline to|(?:am |'m )?(?:unable|not (?:able|allowed|permitted|going|willing|programmed|designed)) to|"
     r"(?:am |'m |do |don't )(?:not )?(?:feel )?comfortable)"
 )
 _ADVERB = r"(?: (?:to|be able to|really|ethically|legally|morally|directly|actually|therefore|also)){0,2}"
