@@ -39,7 +39,8 @@ WELL_KNOWN = (*_FROM_SAMPLE, "context", "tools", "calls")
 def value(sample: Sample, field: str) -> Any:
     """What the sample has under `field`; None where it has nothing, or nothing in it."""
     found = _FROM_SAMPLE[field](sample) if field in _FROM_SAMPLE else sample.data.get(field)
-    return None if found is None or found in ("", [], (), {}) else found
+    empty = found is None or (field != "calls" and found in ("", [], (), {}))  # no call expected is something expected
+    return None if empty else found
 
 
 def place(field: str) -> str:
@@ -79,7 +80,7 @@ def _of_value(sample: Sample, field: str) -> list[tuple[str, str]]:
         return []
     if isinstance(found, str):
         return [(field, found)]
-    if isinstance(found, Sequence) and all(isinstance(item, str) for item in found):
+    if isinstance(found, Sequence) and found and all(isinstance(item, str) for item in found):
         return [(f"{field} {i}" if len(found) > 1 else field, item) for i, item in enumerate(found, 1)]
     try:
         return [(field, canonical(found))]
