@@ -1,7 +1,7 @@
 """Human labels of outputs or pairs, from JSONL or CSV, and the items that they make: a case, and what people think of it.
 
 One row is what one person says of one output (`output` or `output_sha256`, and `label`, a level of the rubric's scale) or
-of a pair (`first` and `second`, or their `…_sha256`, and `label`: first, tie or second, or −1, 0, 1). `cannot-tell` is an
+of a pair (`first` and `second`, or their `…_sha256`, and `label`: first, tie or second, or −1, 0, 1). `cannot tell` is an
 answer, too. The sample stands in the row itself (`prompt`, and whatever else the rubric shows) or in a golden set.
 """
 
@@ -12,13 +12,14 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness import labelled
 from harness.errors import DataError, at, nearest
 from harness.judging.records import Case, PairCase
+from harness.judging.rubric import Rubric
 from harness.labelled import CANNOT_TELL, PREFERENCES, WITHDRAWN
 from harness.records import Message, Sample, content_hash
 
@@ -35,6 +36,15 @@ class Scale:
 
     pairwise: bool
     levels: tuple[float, ...] = (-1.0, 0.0, 1.0)
+    names: Mapping[str, float] = field(default_factory=lambda: PREFERENCES)
+
+    @classmethod
+    def of(cls, rubric: Rubric) -> Scale:
+        """A rubric's scale; its levels go by value or by name."""
+        if rubric.pairwise:
+            return cls(pairwise=True)
+        names = {level.name: float(level.value) for level in rubric.file.scale}
+        return cls(False, tuple(names.values()), names)
 
     def nearest(self, value: float) -> float:
         """The level next to `value`, the mean of several labels; of two equally near, the one nearer the middle."""
@@ -171,7 +181,7 @@ def _label(where: str, row: Mapping[str, Any], scale: Scale) -> tuple[Label, boo
     _refuse_misspelled(where, row)
     for name in ("sample_id", "label"):
         if row.get(name) in (None, ""):
-            hint = f"write {CANNOT_TELL} where a person could not say" if name in row else nearest(name, row)
+            hint = f"write {CANNOT_TELL!r} where a person could not say" if name in row else nearest(name, row)
             raise DataError(f"{where}no {name!r}: {hint}")
     outputs = tuple(_output_digest(where, row, name) for name in (_PAIR if scale.pairwise else _SINGLE))
     split = str(row.get("split") or "")
@@ -226,16 +236,15 @@ def _answers(where: str, row: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def _value(where: str, label: Any, scale: Scale) -> float:
-    if scale.pairwise and label in PREFERENCES:
-        return PREFERENCES[label]
+    if isinstance(label, str) and label in scale.names:
+        return scale.names[label]
     try:
         number = math.nan if isinstance(label, bool) else float(label)
     except (TypeError, ValueError):
         number = math.nan
     if number not in scale.levels:
-        known = ", ".join(f"{level:g}" for level in scale.levels)
-        words = f"first, tie, second, or {known}" if scale.pairwise else known
-        raise DataError(f"{where}label {label!r} is not on the scale: {words}; or {CANNOT_TELL}")
+        known = ", ".join(f"{level:g} ({name})" for name, level in scale.names.items())
+        raise DataError(f"{where}label {label!r} is not on the scale: {known}; or {CANNOT_TELL!r}")
     return number
 
 
