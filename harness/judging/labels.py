@@ -336,7 +336,9 @@ def _sample(group: Sequence[Label], samples: Mapping[str, Sample] | None) -> Sam
         return samples[first.sample_id]
     found = [(_sample_in(label), label) for label in group if "prompt" in label.row or "messages" in label.row]
     if not found:
-        raise DataError(f"{first.where}sample {first.sample_id!r} has no 'prompt' here; name its golden set (--samples)")
+        raise DataError(
+            f"{first.where}sample {first.sample_id!r} has no 'prompt' here; name its golden set (--samples)"
+        )
     for other, label in found[1:]:
         if other != found[0][0]:
             raise DataError(f"{label.where}sample {other.id!r} reads otherwise at {found[0][1].where.rstrip(': ')}")

@@ -30,16 +30,20 @@ class Page:
         choices = _preferences() if plan.pairwise else _levels(question)
         sides = ["left", "right"] if plan.pairwise else ["only"]
         sent = [{"answer": c["answer"], "key": c["key"], "arrowKey": c["arrow_key"]} for c in choices]
-        html = environment().get_template("label.html.j2").render(
-            title=f"Label {visible(plan.metric)}",
-            question=visible(question.title),
-            instructions=visible(question.instructions),
-            open=len(question.instructions) <= _OPEN_BELOW,
-            pairwise=plan.pairwise,
-            choices=choices,
-            data=embedded({"choices": sent, "sides": sides, "token": token}),
-            style=Markup(style),  # noqa: S704 - our own file
-            script=Markup(script),  # noqa: S704
+        html = (
+            environment()
+            .get_template("label.html.j2")
+            .render(
+                title=f"Label {visible(plan.metric)}",
+                question=visible(question.title),
+                instructions=visible(question.instructions),
+                open=len(question.instructions) <= _OPEN_BELOW,
+                pairwise=plan.pairwise,
+                choices=choices,
+                data=embedded({"choices": sent, "sides": sides, "token": token}),
+                style=Markup(style),  # noqa: S704 - our own file
+                script=Markup(script),  # noqa: S704
+            )
         )
         policy = content_security_policy(style, script) + "; connect-src 'self'; frame-ancestors 'none'"
         return cls(html, policy)

@@ -182,7 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
         gate = self._gate
         if not (gate.knows(self.headers.get("Cookie", "")) or gate.enter(token)):
             raise _Refused(
-                HTTPStatus.FORBIDDEN, "This address was used already, or is not whole. Start the command again for another."
+                HTTPStatus.FORBIDDEN,
+                "This address was used already, or is not whole. Start the command again for another.",
             )
         cookie = f"{gate.cookie_name}={gate.cookie}; HttpOnly; SameSite=Strict; Path=/"
         self._send(HTTPStatus.SEE_OTHER, b"", "text/plain; charset=utf-8", {"Location": "/", "Set-Cookie": cookie})
