@@ -1,8 +1,8 @@
-"""Human labels of outputs or pairs, from JSONL or CSV, and the items that they make: a case, and what people think of it.
+"""Human labels of outputs or pairs, from JSONL or CSV, and the items that they make: a case with what people think.
 
-One row is what one person says of one output (`output` or `output_sha256`, and `label`, a level of the rubric's scale) or
-of a pair (`first` and `second`, or their `…_sha256`, and `label`: first, tie or second, or −1, 0, 1). `cannot tell` is an
-answer, too. The sample stands in the row itself (`prompt`, and whatever else the rubric shows) or in a golden set.
+One row is what one person says of one output (`output` or `output_sha256`, and `label`, a level of the rubric's scale)
+or of a pair (`first` and `second`, or their `…_sha256`, and `label`: first, tie or second, or −1, 0, 1). `cannot tell`
+is an answer, too. The sample stands in the row (`prompt`, and whatever else the rubric shows) or in a golden set.
 """
 
 from __future__ import annotations
@@ -258,8 +258,8 @@ def _refuse_other(before: Label | None, label: Label) -> None:
         return
     who = f"annotator {label.annotator!r}" if label.annotator else "the same annotator (none is named)"
     raise DataError(
-        f"{label.where}{who} says {_word(label)} of sample {label.sample_id!r}, and said {_word(before)} of the same at "
-        f"{before.where.rstrip(': ')}; keep one, or name the annotators in `annotator`"
+        f"{label.where}{who} says {_word(label)} of sample {label.sample_id!r}, and said {_word(before)} of the same "
+        f"at {before.where.rstrip(': ')}; keep one, or name the annotators in `annotator`"
     )
 
 
@@ -336,9 +336,7 @@ def _sample(group: Sequence[Label], samples: Mapping[str, Sample] | None) -> Sam
         return samples[first.sample_id]
     found = [(_sample_in(label), label) for label in group if "prompt" in label.row or "messages" in label.row]
     if not found:
-        raise DataError(
-            f"{first.where}sample {first.sample_id!r} has no 'prompt' here; name its golden set (--samples)"
-        )
+        raise DataError(f"{first.where}no 'prompt' for sample {first.sample_id!r}; name its golden set with --samples")
     for other, label in found[1:]:
         if other != found[0][0]:
             raise DataError(f"{label.where}sample {other.id!r} reads otherwise at {found[0][1].where.rstrip(': ')}")
@@ -373,6 +371,6 @@ def _texts(group: Sequence[Label], wanted: str, outputs: Mapping[str, Sequence[s
         *before, last = outputs[wanted]
         return last, tuple(before)
     raise DataError(
-        f"{group[0].where}the text of output {wanted[:12]}… of sample {group[0].sample_id!r} is not known; name the run "
-        "that it is of (--run)"
+        f"{group[0].where}the text of output {wanted[:12]}… of sample {group[0].sample_id!r} is not known; name the "
+        "run that it is of with --run"
     )

@@ -1,8 +1,8 @@
 """Which pairs of a stored run people should look at: more often those on which the judge may be wrong
 
-The corrected interval is narrow where labels are spent on the pairs for which human and judge may differ; whatever is
-guessed here, the interval stays valid (`harness.statistics.ppi`), since every pair's probability is known. The draws are
-committed to before the first label: their seed is a hash of the run's manifest, and the plan is on disk.
+The corrected interval is narrow where labels are spent on the pairs for which human and judge may differ. Whatever is
+guessed here, the interval stays valid (`harness.statistics.ppi`), since every pair's probability is known. The draws
+are committed to before the first label: their seed is a hash of the run's manifest, and the plan is on disk.
 """
 
 from __future__ import annotations
@@ -198,8 +198,8 @@ def _extended(path: Path, candidates: Sequence[Candidate], n: int) -> LabelPlan:
     then = {(p.sample_id, p.baseline, p.candidate) for p in plan.frame}
     if now != then:
         raise HoldError(
-            f"{path}: the run has gone on since this plan was made: {len(now - then)} pairs are new and {len(then - now)} "
-            "are gone. Move the plan away and label again; answers that were given are used for pairs drawn again"
+            f"{path}: the run has gone on since this plan was made: {len(now - then)} pairs are new and "
+            f"{len(then - now)} are gone. Move the plan away and label again; answers to pairs drawn again still hold"
         )
     return plan if n <= len(plan.draws) else _store(path, _drawn(plan, n))
 

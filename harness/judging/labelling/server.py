@@ -1,10 +1,11 @@
 """The labelling page's server: for one browser on this machine, and for nobody else.
 
-It listens on 127.0.0.1 alone and is the standard library's, so that labelling needs nothing beyond the core install; one
-person's few requests a minute need no more. Another page in the same browser is what it defends against. A request must
-name this host (no DNS rebinding) and come from this origin (no forged request). The address holds a token that works
-once and is exchanged for a cookie that scripts cannot read and other sites do not send; whatever changes something also
-needs a second token, which only the page has. The page may load nothing and talk to nobody but this server.
+It listens on 127.0.0.1 alone and is the standard library's, so that labelling needs nothing beyond the core install;
+one person's few requests a minute need no more. Another page in the same browser is what it defends against. A request
+must name this host (no DNS rebinding) and come from this origin (no forged request). The address holds a token that
+works once and is exchanged for a cookie that scripts cannot read and other sites do not send; whatever changes
+something also needs a second token, which only the page has. The page may load nothing and talk to nobody but this
+server.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class _Gate:
         return found is not None and _same(found.value, self.cookie)
 
 
-class _Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
+class _Refused(Exception):
     """A request that is not served, and the status that says so."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:

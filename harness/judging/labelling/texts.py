@@ -1,4 +1,4 @@
-"""What a person who labels is shown: the question, the scale, and the texts of a stored run made harmless to look at."""
+"""What a person who labels is shown: the question, the scale, and a run's texts made harmless to look at."""
 
 from __future__ import annotations
 
