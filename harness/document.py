@@ -8,6 +8,8 @@ from typing import Any
 
 from harness import plugins, policy, runs
 from harness.drift import AnswerDrift, SuiteDrift, summarise
+from harness.judged import judge_facts
+from harness.labelled import with_labels
 from harness.records import Check, Comparison, Guard, Output, Verdict
 from harness.report import Document, Item, change_of
 
@@ -25,7 +27,8 @@ def read_run(path: Path) -> Document:
     guards = [Guard(**guard) for guard in manifest["guards"]]
     checks = [Check(**check) for check in stored["checks"]]
     stopped = manifest.get("no_verdict", ())
-    verdict = policy.decide(runs.read_evidence(path / runs.EVIDENCE), guards, checks, stopped=stopped)
+    evidence = with_labels(runs.read_evidence(path / runs.EVIDENCE), path)
+    verdict = policy.decide(evidence, guards, checks, stopped=stopped)
     return make_document(verdict, manifest, runs.read_entries(path))
 
 
@@ -39,7 +42,7 @@ def make_document(verdict: Verdict, manifest: Mapping[str, Any], entries: Sequen
     rank = {(c.suite, c.metric): (_URGENCY[c.outcome], i) for i, c in enumerate(whole)}
     items.sort(key=lambda item: (rank[item.suite, item.metric], _CHANGES.index(item.change)))
     title = f"{manifest['candidate']['name']} against {manifest['baseline']['name']}"
-    return Document(verdict, manifest, items, title, _drift(entries))
+    return Document(verdict, manifest, items, title, _drift(entries), judge_facts(manifest, entries))
 
 
 def write_reports(path: Path, document: Document) -> list[Path]:

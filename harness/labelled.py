@@ -14,12 +14,12 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import DataError, StorageError, at, nearest
-from harness.records import content_hash
+from harness.records import Evidence, HumanDraw, HumanLabels, content_hash
 
 FOLDER = "labels"
 CANNOT_TELL, WITHDRAWN = "cannot tell", "withdrawn"
@@ -143,6 +143,19 @@ def read_run_labels(run: Path) -> dict[tuple[str, str], RunLabels]:
     """
     plans = [read_plan(path) for path in sorted((run / FOLDER).glob("*" + _PLAN))]
     return {(p.suite, p.metric): read_answers(p, labels_path(run, p.suite, p.metric)) for p in plans}
+
+
+def with_labels(evidence: Sequence[Evidence], run: Path) -> list[Evidence]:
+    """The evidence of a run with what people said of its pairs, where pairs were drawn for them."""
+    found = read_run_labels(run)
+    return [
+        replace(e, human=_human(labels)) if (labels := found.get((e.suite, e.metric.name))) else e for e in evidence
+    ]
+
+
+def _human(labels: RunLabels) -> HumanLabels:
+    draws = (HumanDraw(d.sample_id, d.difference, open=d.state == "open") for d in labels.draws)
+    return HumanLabels({pair.sample_id: pair.probability for pair in labels.plan.frame}, tuple(draws))
 
 
 def read_plan(path: Path) -> LabelPlan:

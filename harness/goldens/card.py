@@ -71,7 +71,7 @@ class Card(BaseModel):
     description: Annotated[str, Field(min_length=1)]
     licence: Annotated[str, Field(min_length=1)]
     source: Annotated[str, Field(min_length=1, description="where the samples come from")]
-    metrics: Annotated[tuple[MetricUse, ...], Field(min_length=1, description="ids, or {id: options}")]
+    metrics: tuple[MetricUse, ...] = Field(description="ids, or {id: options}; [] for a set that only judges score")
     generation: Generation = Generation()
     cluster_key: str | None = Field(None, description="field of a row whose value names the sample's cluster")
     tags: dict[str, str] = Field(default_factory=dict, description="every tag that a row may carry, and its meaning")
