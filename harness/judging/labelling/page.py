@@ -61,11 +61,11 @@ def _preferences() -> list[dict[str, object]]:
 def _levels(question: Question) -> list[dict[str, object]]:
     """The levels by the number that they have where that is one key, else by their place."""
     values = [level.value for level in question.levels]
-    own = all(value == int(value) and 0 <= value <= 9 for value in values)
-    keys = [str(int(value)) for value in values] if own else list(_KEYS[: len(values)])
+    own = all(0 <= value <= 9 for value in values)
+    keys = [str(value) for value in values] if own else list(_KEYS[: len(values)])
     keys += [""] * (len(values) - len(keys))  # beyond ten levels, the pointer
     graded = [
-        _choice(level.value, key, f"{level.value:g} · {visible(level.name)}", anchor=visible(level.anchor))
+        _choice(level.value, key, f"{level.value} · {visible(level.name)}", anchor=visible(level.anchor))
         for key, level in zip(keys, question.levels, strict=True)
     ]
     return [*graded, _choice(CANNOT_TELL, "s", "Cannot tell")]

@@ -18,11 +18,10 @@ from harness import labelled, runs
 from harness.errors import HoldError, UsageError, nearest
 from harness.judging.labelling.texts import texts_of
 from harness.labelled import FramePair, LabelPlan
-from harness.records import MetricSpec, content_hash
+from harness.records import Evidence, MetricSpec, content_hash
 from harness.runs import Entry
 from harness.statistics.ppi import committed_draws, draw_probabilities
 
-JUDGEMENTS = "judgements.jsonl"
 MAX_LABELS = 100_000
 
 # How far a judgement may be off, as a share of what it could be: guesses, whose only effect is on the width.
@@ -40,74 +39,58 @@ class Candidate:
     residual: float
 
 
-def plan_labels(run: Path, suite: str, metric: str, n: int, *, pairwise: bool | None = None) -> LabelPlan:
+def plan_labels(run: Path, suite: str, metric: str, n: int) -> LabelPlan:
     """The plan of a run for one metric, with at least `n` draws; made and stored on the first call.
 
     A later call with more draws extends it: the draws that were there stay, and so does what they were drawn from.
 
     Args:
         run: a run directory whose gate has ended.
-        suite: name of the suite.
-        metric: one of its metrics.
+        suite: name of a suite that a judge scored.
+        metric: its metric.
         n: labels that will be made, fixed before the first of them; the same pair may be drawn again.
-        pairwise: whether the judge compares two outputs; None takes it from the run's judgements.
 
     Raises:
         UsageError: no such suite or metric, or `n` is not between 1 and 100,000.
-        HoldError: no pair can be drawn, or the run has gone on since the plan was made.
+        HoldError: no pair can be drawn, the judge has yet to see some, or the run has gone on since the plan was made.
         StorageError: a file of the run is missing or damaged.
     """
     if not 1 <= n <= MAX_LABELS:
         raise UsageError(f"labels: {n} must lie between 1 and {MAX_LABELS:,}")
-    spec = judged_metric(run, suite, metric)
-    said = read_judgements(run, suite, metric)
-    compared = any("pair" in line for line in said.values()) if pairwise is None else pairwise
-    candidates = candidates_of((e for e in runs.read_entries(run) if e.suite == suite), spec, said)
+    evidence = _judged(run, suite, metric)
+    entries = [entry for entry in runs.read_entries(run) if entry.suite == suite]
+    candidates = candidates_of(entries, evidence.metric)
     path = labelled.plan_path(run, suite, metric)
     if path.exists():
         return _extended(path, candidates, n)
+    unseen = sum(not pair.asked for pair in evidence.pairs)
+    if unseen:
+        raise HoldError(
+            f"{run}: the judge has yet to see {unseen} samples of {suite}; labels correct its mean over all of them. "
+            "Repeat the gate first, with `labels` in the suite's section"
+        )
     if not candidates:
         raise HoldError(
             f"{run}: {suite}/{metric} has no pair to label: none was judged on both sides with outputs that differ"
         )
-    plan = _made(run, spec, suite, candidates, compared)
-    return _store(path, _drawn(plan, n))
+    pairwise = any("pair" in entry.details.get(metric, {}) for entry in entries)
+    return _store(path, _drawn(_made(run, evidence, candidates, pairwise=pairwise), n))
 
 
-def judged_metric(run: Path, suite: str, metric: str) -> MetricSpec:
-    """What a run's evidence says of a metric.
+def judged_metrics(run: Path) -> dict[tuple[str, str], int]:
+    """Every (suite, metric) of a run that a judge scored, with the labels that its guards ask for (0: none).
 
     Raises:
-        UsageError: it has no such suite or metric; the nearest is named.
-        StorageError: the run has no evidence, since its gate did not end.
+        StorageError: the manifest is missing or damaged.
     """
-    known = {(e.suite, e.metric.name): e.metric for e in runs.read_evidence(run / runs.EVIDENCE)}
-    if (suite, metric) not in known:
-        near = nearest(f"{suite}/{metric}", (f"{s}/{m}" for s, m in known))
-        raise UsageError(f"{run}: this run has no {suite}/{metric}: {near}")
-    return known[suite, metric]
+    manifest = runs.read_json(run / runs.MANIFEST)
+    suites = manifest.get("suites", {})
+    judged = [(name, str(said["judge"]["rubric"])) for name, said in suites.items() if "judge" in said]
+    asked = [((g["suite"], g["metric"]), int(g.get("labels", 0))) for g in manifest.get("guards", ())]
+    return {key: max((n for guard, n in asked if guard == key), default=0) for key in judged}
 
 
-def read_judgements(run: Path, suite: str, metric: str) -> dict[str, dict[str, Any]]:
-    """What the judge said, by sample, in the suite's own lines; empty where the run has no such file."""
-    path = run / JUDGEMENTS
-    if not path.exists():
-        return {}
-    rows = (row for _, row in labelled.read_rows(path))
-    return {str(row.get("sample")): row for row in rows if (row.get("suite"), row.get("metric")) == (suite, metric)}
-
-
-def judged_metrics(run: Path) -> list[tuple[str, str]]:
-    """Every (suite, metric) that a judge has scored in this run, in the order of their first judgement."""
-    path = run / JUDGEMENTS
-    if not path.exists():
-        return []
-    return list(dict.fromkeys((str(row.get("suite")), str(row.get("metric"))) for _, row in labelled.read_rows(path)))
-
-
-def candidates_of(
-    entries: Iterable[Entry], spec: MetricSpec, judgements: Mapping[str, Mapping[str, Any]]
-) -> list[Candidate]:
+def candidates_of(entries: Iterable[Entry], spec: MetricSpec) -> list[Candidate]:
     """The pairs that may be drawn, in the order of the journal.
 
     Left out are pairs that the judge failed on, which are no part of its mean, and identical outputs, whose difference
@@ -120,66 +103,85 @@ def candidates_of(
         if scores is None or None in (scores[0].value, scores[1].value) or None in sides or sides[0] == sides[1]:
             continue
         difference = float(scores[1].value or 0.0) - float(scores[0].value or 0.0)
-        residual = expected_residual(difference, spec.span, judgements.get(entry.sample_id, {}))
+        residual = expected_residual(difference, spec.span, entry.details.get(spec.name, {}))
         digests = [labelled.digest_of_turns(side) for side in sides if side is not None]
         found.append(Candidate(entry.sample_id, digests[0], digests[1], residual))
     return found
 
 
-def expected_residual(difference: float, span: float, judgement: Mapping[str, Any]) -> float:
+def expected_residual(difference: float, span: float, details: Mapping[str, Any]) -> float:
     """A guess at the size of human minus judge, in score points; only ratios between pairs matter.
 
     A pair is the more doubtful the more the two orders or the jurors disagreed; a tie more than a preference; and two
     grades the more the nearer they are to each other, since a small difference is the one that a human may turn.
+
+    Args:
+        difference: candidate less baseline, as the judge has it.
+        span: largest difference there can be.
+        details: what the journal keeps of the judgements, turn by turn: `pair`, or `baseline` and `candidate`.
     """
-    pair = judgement.get("pair")
-    if isinstance(pair, Mapping):
-        doubt = max(_orders(pair, difference), _split(pair, 2.0))
+    compared = _judgements(details, "pair")
+    if compared:
+        doubt = max(max(_orders(said), _split(said, 2.0)) for said in compared)
     else:
-        sides = [side for arm in ("baseline", "candidate") if isinstance(side := judgement.get(arm), Mapping)]
         closeness = 1.0 - (1.0 - _SURE) * min(1.0, abs(difference) / span)
-        doubt = max([closeness, *(_split(side, span) for side in sides)])
+        graded = [*_judgements(details, "baseline"), *_judgements(details, "candidate")]
+        doubt = max([closeness, *(_split(said, span) for said in graded)])
     return span * doubt
 
 
-def _orders(pair: Mapping[str, Any], difference: float) -> float:
+def _judgements(details: Mapping[str, Any], side: str) -> list[Mapping[str, Any]]:
+    return [said for said in details.get(side, ()) if isinstance(said, Mapping)]
+
+
+def _orders(judgement: Mapping[str, Any]) -> float:
     """How doubtful a preference is, by whether both orders gave it."""
-    orders = _details(pair).get("orders") or ()
-    values = _values(orders.values() if isinstance(orders, Mapping) else orders)
-    if len(set(values)) > 1:
+    orders = _within(judgement).get("orders")
+    if isinstance(orders, Mapping) and len(set(_values(orders.values()))) > 1:
         return _DISAGREED
-    return _AGREED if difference else _TIED
+    return _AGREED if judgement.get("value") else _TIED
 
 
 def _split(judgement: Mapping[str, Any], span: float) -> float:
     """How far the jurors are apart, as a share of the scale; 0 for a single judge."""
-    values = _values(_details(judgement).get("jurors") or ())
+    values = _values(_within(judgement).get("jurors") or ())
     return min(1.0, (max(values) - min(values)) / span) if len(values) > 1 else 0.0
 
 
-def _details(judgement: Mapping[str, Any]) -> Mapping[str, Any]:
-    details = judgement.get("details")
-    return details if isinstance(details, Mapping) else {}
+def _within(judgement: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = judgement.get("details")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _values(said: Iterable[Any]) -> list[float]:
-    """The numbers among what orders or jurors said, be it a number or an object with a value."""
-    bare = [one.get("value") if isinstance(one, Mapping) else one for one in said]
+    """The values among what orders or jurors said; one without a value said nothing."""
+    bare = [one.get("value") for one in said if isinstance(one, Mapping)]
     return [float(value) for value in bare if isinstance(value, int | float)]
+
+
+def _judged(run: Path, suite: str, metric: str) -> Evidence:
+    """What a run's evidence holds of a metric that a judge scored."""
+    known = judged_metrics(run)
+    if (suite, metric) not in known:
+        near = nearest(f"{suite}/{metric}", (f"{s}/{m}" for s, m in known))
+        raise UsageError(f"{run}: no judge scored {suite}/{metric} in this run: {near}")
+    evidence = runs.read_evidence(run / runs.EVIDENCE)
+    return next(e for e in evidence if (e.suite, e.metric.name) == (suite, metric))
 
 
 # ---------------------------------------------------------------- plans
 
 
-def _made(run: Path, spec: MetricSpec, suite: str, candidates: Sequence[Candidate], pairwise: bool) -> LabelPlan:
+def _made(run: Path, evidence: Evidence, candidates: Sequence[Candidate], *, pairwise: bool) -> LabelPlan:
     """A plan without a draw. Its seed names what it draws from, besides the run."""
     weights = draw_probabilities(np.array([c.residual for c in candidates], dtype=np.float64))
     frame = tuple(
         FramePair(c.sample_id, float(q), c.baseline, c.candidate) for c, q in zip(candidates, weights, strict=True)
     )
     manifest = content_hash(runs.read_json(run / runs.MANIFEST))
-    seed = content_hash([manifest, suite, spec.name, [[p.sample_id, p.probability] for p in frame]])
-    return LabelPlan(suite, spec.name, seed, pairwise, spec.higher_is_better, spec.bounds, frame, (), ())
+    spec = evidence.metric
+    seed = content_hash([manifest, evidence.suite, spec.name, [[p.sample_id, p.probability] for p in frame]])
+    return LabelPlan(evidence.suite, spec.name, seed, pairwise, spec.higher_is_better, spec.bounds, frame, (), ())
 
 
 def _drawn(plan: LabelPlan, n: int) -> LabelPlan:

@@ -139,8 +139,7 @@ class Session:
         shown = self._shown[step.pair.sample_id]
         return {
             "id": step.id,
-            "prompt": shown.prompt,
-            "references": list(shown.references),
+            "fields": [list(field) for field in shown.fields],
             "outputs": [list(shown.outputs[side]) for side in step.sides],
         }
 

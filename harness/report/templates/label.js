@@ -23,6 +23,15 @@
     return node;
   }
 
+  function field([title, text]) {
+    const section = document.createElement("section");
+    const heading = document.createElement("h3");
+    section.className = "block";
+    heading.textContent = title[0].toUpperCase() + title.slice(1);
+    section.append(heading, pre(text));
+    return section;
+  }
+
   function say(text) {
     byId("message").textContent = text;
     byId("message").hidden = text === "";
@@ -43,10 +52,7 @@
   }
 
   function write(item) {
-    byId("prompt").textContent = item.prompt;
-    byId("references").hidden = item.references.length === 0;
-    byId("references").open = false;
-    byId("reference").textContent = item.references.join("\n\n");
+    byId("fields").replaceChildren(...item.fields.map(field));
     sides.forEach((side, index) => byId(side).replaceChildren(...item.outputs[index].map(pre)));
     window.scrollTo(0, 0);
     byId("work").focus({ preventScroll: true });
