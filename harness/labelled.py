@@ -22,13 +22,13 @@ from harness.errors import DataError, StorageError, at, nearest
 from harness.records import Evidence, HumanDraw, HumanLabels, content_hash
 
 FOLDER = "labels"
-CANNOT_TELL, WITHDRAWN = "cannot-tell", "withdrawn"
+CANNOT_TELL, WITHDRAWN = "cannot tell", "withdrawn"
 PREFERENCES: Mapping[str, float] = {"first": -1.0, "tie": 0.0, "second": 1.0}
 MAX_LINE_BYTES = 8 * 2**20
 
 _PLAN = ".plan.json"
 _HEX = re.compile(r"[0-9a-f]{64}")
-DrawState = Literal["labelled", "cannot-tell", "open"]
+DrawState = Literal["labelled", "cannot tell", "open"]
 Outputs = tuple[str, ...]
 
 
@@ -383,7 +383,7 @@ def _draw(plan: LabelPlan, pair: FramePair, said: Mapping[str, Mapping[Outputs, 
     told = [difference for difference in whole if difference is not None]
     if told:
         return RunDraw(pair.sample_id, pair.probability, "labelled", math.fsum(told) / len(told))
-    return RunDraw(pair.sample_id, pair.probability, "cannot-tell" if whole else "open")
+    return RunDraw(pair.sample_id, pair.probability, "cannot tell" if whole else "open")
 
 
 def _finished(plan: LabelPlan, answers: Mapping[Outputs, float | None]) -> bool:
@@ -391,10 +391,9 @@ def _finished(plan: LabelPlan, answers: Mapping[Outputs, float | None]) -> bool:
 
 
 def _difference(plan: LabelPlan, pair: FramePair, answers: Mapping[Outputs, float | None]) -> float | None:
-    """One annotator's oriented difference; a preference for one side is worth the whole width of the scale."""
+    """One annotator's oriented difference; a preference for one side is one point, as it is for a pairwise judge."""
     if plan.pairwise:
-        preference = answers[pair.baseline, pair.candidate]
-        return None if preference is None else preference * (plan.bounds[1] - plan.bounds[0])
+        return answers[pair.baseline, pair.candidate]
     baseline, candidate = answers[pair.baseline,], answers[pair.candidate,]
     if baseline is None or candidate is None:
         return None

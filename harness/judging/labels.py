@@ -1,8 +1,8 @@
-"""Human labels of outputs or pairs, from JSONL or CSV, and the items that they make: a case, and what people think of it.
+"""Human labels of outputs or pairs, from JSONL or CSV, and the items that they make: a case with what people think.
 
-One row is what one person says of one output (`output` or `output_sha256`, and `label`, a level of the rubric's scale) or
-of a pair (`first` and `second`, or their `…_sha256`, and `label`: first, tie or second, or −1, 0, 1). `cannot-tell` is an
-answer, too. The sample stands in the row itself (`prompt`, and whatever else the rubric shows) or in a golden set.
+One row is what one person says of one output (`output` or `output_sha256`, and `label`, a level of the rubric's scale)
+or of a pair (`first` and `second`, or their `…_sha256`, and `label`: first, tie or second, or −1, 0, 1). `cannot tell`
+is an answer, too. The sample stands in the row (`prompt`, and whatever else the rubric shows) or in a golden set.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness import labelled
 from harness.errors import DataError, at, nearest
 from harness.judging.records import Case, PairCase
+from harness.judging.rubric import Rubric
 from harness.labelled import CANNOT_TELL, PREFERENCES, WITHDRAWN
 from harness.records import Message, Sample, content_hash
 
@@ -35,6 +36,15 @@ class Scale:
 
     pairwise: bool
     levels: tuple[float, ...] = (-1.0, 0.0, 1.0)
+    names: Mapping[str, float] = field(default_factory=lambda: PREFERENCES)
+
+    @classmethod
+    def of(cls, rubric: Rubric) -> Scale:
+        """A rubric's scale; its levels go by value or by name."""
+        if rubric.pairwise:
+            return cls(pairwise=True)
+        names = {level.name: float(level.value) for level in rubric.file.scale}
+        return cls(False, tuple(names.values()), names)
 
     def nearest(self, value: float) -> float:
         """The level next to `value`, the mean of several labels; of two equally near, the one nearer the middle."""
@@ -171,7 +181,7 @@ def _label(where: str, row: Mapping[str, Any], scale: Scale) -> tuple[Label, boo
     _refuse_misspelled(where, row)
     for name in ("sample_id", "label"):
         if row.get(name) in (None, ""):
-            hint = f"write {CANNOT_TELL} where a person could not say" if name in row else nearest(name, row)
+            hint = f"write {CANNOT_TELL!r} where a person could not say" if name in row else nearest(name, row)
             raise DataError(f"{where}no {name!r}: {hint}")
     outputs = tuple(_output_digest(where, row, name) for name in (_PAIR if scale.pairwise else _SINGLE))
     split = str(row.get("split") or "")
@@ -226,16 +236,15 @@ def _answers(where: str, row: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def _value(where: str, label: Any, scale: Scale) -> float:
-    if scale.pairwise and label in PREFERENCES:
-        return PREFERENCES[label]
+    if isinstance(label, str) and label in scale.names:
+        return scale.names[label]
     try:
         number = math.nan if isinstance(label, bool) else float(label)
     except (TypeError, ValueError):
         number = math.nan
     if number not in scale.levels:
-        known = ", ".join(f"{level:g}" for level in scale.levels)
-        words = f"first, tie, second, or {known}" if scale.pairwise else known
-        raise DataError(f"{where}label {label!r} is not on the scale: {words}; or {CANNOT_TELL}")
+        known = ", ".join(f"{level:g} ({name})" for name, level in scale.names.items())
+        raise DataError(f"{where}label {label!r} is not on the scale: {known}; or {CANNOT_TELL!r}")
     return number
 
 
@@ -249,8 +258,8 @@ def _refuse_other(before: Label | None, label: Label) -> None:
         return
     who = f"annotator {label.annotator!r}" if label.annotator else "the same annotator (none is named)"
     raise DataError(
-        f"{label.where}{who} says {_word(label)} of sample {label.sample_id!r}, and said {_word(before)} of the same at "
-        f"{before.where.rstrip(': ')}; keep one, or name the annotators in `annotator`"
+        f"{label.where}{who} says {_word(label)} of sample {label.sample_id!r}, and said {_word(before)} of the same "
+        f"at {before.where.rstrip(': ')}; keep one, or name the annotators in `annotator`"
     )
 
 
@@ -327,9 +336,7 @@ def _sample(group: Sequence[Label], samples: Mapping[str, Sample] | None) -> Sam
         return samples[first.sample_id]
     found = [(_sample_in(label), label) for label in group if "prompt" in label.row or "messages" in label.row]
     if not found:
-        raise DataError(
-            f"{first.where}sample {first.sample_id!r} has no 'prompt' here; name its golden set (--samples)"
-        )
+        raise DataError(f"{first.where}no 'prompt' for sample {first.sample_id!r}; name its golden set with --samples")
     for other, label in found[1:]:
         if other != found[0][0]:
             raise DataError(f"{label.where}sample {other.id!r} reads otherwise at {found[0][1].where.rstrip(': ')}")
@@ -364,6 +371,6 @@ def _texts(group: Sequence[Label], wanted: str, outputs: Mapping[str, Sequence[s
         *before, last = outputs[wanted]
         return last, tuple(before)
     raise DataError(
-        f"{group[0].where}the text of output {wanted[:12]}… of sample {group[0].sample_id!r} is not known; name the run "
-        "that it is of (--run)"
+        f"{group[0].where}the text of output {wanted[:12]}… of sample {group[0].sample_id!r} is not known; name the "
+        "run that it is of with --run"
     )

@@ -1,7 +1,7 @@
 """One person's labelling: what is shown next, without a word of which side is which, and what they answered.
 
 Everything is read from the plan and the file of answers before every step, and every answer is appended and synced
-before the next item is shown. So several people may label at once, and nothing is lost when one of them closes the page.
+before the next item is shown. So several people may label at once, and nothing is lost when one closes the page.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Step:
 class Session:
     """The steps of a plan for one annotator.
 
-    Sides and order are drawn by a hash of plan, annotator and sample, so that they are the same after a restart. The ids
-    of steps are random and new in every session: nothing that the page receives says anything of either side but its
-    text.
+    Sides and order are drawn by a hash of plan, annotator and sample, so that they are the same after a restart. The
+    ids of steps are random and new in every session: nothing that the page receives says anything of either side but
+    its text.
     """
 
     def __init__(self, run: Path, plan: LabelPlan, shown: Mapping[str, Shown], question: Question, annotator: str,
@@ -139,8 +139,7 @@ class Session:
         shown = self._shown[step.pair.sample_id]
         return {
             "id": step.id,
-            "prompt": shown.prompt,
-            "references": list(shown.references),
+            "fields": [list(field) for field in shown.fields],
             "outputs": [list(shown.outputs[side]) for side in step.sides],
         }
 
@@ -158,10 +157,10 @@ class Session:
         return "first" if chosen == step.pair.baseline else "second"
 
     def _level(self, said: object) -> float:
-        number = isinstance(said, int | float) and not isinstance(said, bool)
-        if not number or said not in [level.value for level in self.question.levels]:
+        known = [level.value for level in self.question.levels]
+        if not isinstance(said, int | float) or isinstance(said, bool) or said not in known:
             raise DataError("no answer to this question")
-        return float(said)  # type: ignore[arg-type] - a number, as the line above has made sure
+        return float(said)
 
     def _append(self, step: Step, label: str | float) -> None:
         sample_id, outputs = step.key
