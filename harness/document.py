@@ -100,8 +100,8 @@ def _readable(outputs: Sequence[Output]) -> str:
     for number, output in enumerate(outputs, start=1):
         if output.failure is not None:
             lines.append(f"(no answer: {output.failure})")
-        elif output.text is not None:
-            lines.append(output.text)
+        elif output.spoken is not None:
+            lines.append(output.spoken)
         elif output.logprob is not None:
             mark = "  ← picked" if output.logprob == best and len(scored) > 1 else ""
             lines.append(f"choice {number}: log p = {output.logprob:.3f}{mark}")

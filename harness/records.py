@@ -145,6 +145,14 @@ class Output:
     finish: str = ""
     seconds: float = 0.0
 
+    @property
+    def spoken(self) -> str | None:
+        """The text, then each tool call in a Hermes block: all that a metric, a judge or a reader goes by."""
+        if not self.tool_calls:
+            return self.text
+        calls = [json.dumps({"name": c["name"], "arguments": c["arguments"]}) for c in json.loads(self.tool_calls)]
+        return "\n".join([*filter(None, [self.text]), *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)])
+
     def as_json(self) -> dict[str, Any]:
         """The fields that are not at their defaults, JSON-ready; a run stores some hundred thousand of these."""
         said = ((name, getattr(self, name), default) for name, default in _OUTPUT_DEFAULTS)

@@ -182,7 +182,7 @@ class JudgeSuite(Plain):
 
     def cases(self, sample: Sample, outputs: Sequence[Output]) -> list[Case]:
         """One case a turn, with what the subject has said before."""
-        said = [output.text or "" for output in outputs]
+        said = [output.spoken or "" for output in outputs]
         return [Case(self.questions.of_turn(sample, turn, said), text) for turn, text in enumerate(said)]
 
     def count(self, judgements: Sequence[Judgement]) -> Usage:
