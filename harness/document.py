@@ -71,6 +71,8 @@ def _drift(entries: Sequence[runs.Entry]) -> list[SuiteDrift]:
 
 def _items(entry: runs.Entry, comparisons: Sequence[Comparison]) -> Iterator[Item]:
     for comparison in comparisons:
+        if comparison.metric not in entry.scores:
+            continue
         baseline, candidate = entry.scores[comparison.metric]
         change = change_of(baseline, candidate, higher_is_better=comparison.higher_is_better)
         if change == "changed":
@@ -98,8 +100,8 @@ def _readable(outputs: Sequence[Output]) -> str:
     for number, output in enumerate(outputs, start=1):
         if output.failure is not None:
             lines.append(f"(no answer: {output.failure})")
-        elif output.text is not None:
-            lines.append(output.text)
+        elif output.spoken is not None:
+            lines.append(output.spoken)
         elif output.logprob is not None:
             mark = "  ← picked" if output.logprob == best and len(scored) > 1 else ""
             lines.append(f"choice {number}: log p = {output.logprob:.3f}{mark}")

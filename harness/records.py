@@ -32,15 +32,30 @@ def content_hash(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    `tool_calls` is the canonical JSON of what an assistant's turn asked of tools, a list of objects with `id`, `name`
+    and `arguments`; a turn of role `tool` answers the call whose id is `tool_call_id`.
+    """
 
     role: str
     content: str
+    tool_calls: str = ""
+    tool_call_id: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Role and content, and whatever else is not empty."""
+        more = {"tool_calls": self.tool_calls, "tool_call_id": self.tool_call_id}
+        return {"role": self.role, "content": self.content, **{key: value for key, value in more.items() if value}}
 
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Ask for text. A tuple of messages goes through the subject's chat template, a string does not."""
+    """Ask for text. A tuple of messages goes through the subject's chat template, a string does not.
+
+    `tools` (definitions as OpenAI's API takes them), `tool_choice` and `response_format` are canonical JSON, or empty;
+    they go with messages only. No tool is ever run.
+    """
 
     prompt: str | tuple[Message, ...]
     until: tuple[str, ...] = ()
@@ -48,6 +63,9 @@ class Generate:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    tools: str = ""
+    tool_choice: str = ""
+    response_format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +90,15 @@ def request_hash(request: Request) -> str:
     """Content hash of a request; with a subject's fingerprint it is the key of the output cache."""
     # By hand, because `asdict` copies every prompt and takes longer than all the rest.
     values = {name: getattr(request, name) for name in request.__slots__}
-    for name, value in values.items():
+    for name, value in list(values.items()):
         if isinstance(value, tuple) and value and isinstance(value[0], Message):
-            values[name] = [{"role": m.role, "content": m.content} for m in value]
+            values[name] = [m.as_json() for m in value]
+        elif value == "" and name in _ONLY_IF_GIVEN:  # what was asked before there were these keeps its hash
+            del values[name]
     return content_hash({"kind": type(request).__name__, **values})
+
+
+_ONLY_IF_GIVEN = ("tools", "tool_choice", "response_format")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +127,9 @@ class Output:
 
     A local model also leaves the token `ids` that it generated (an end token included), the log-probability in nats
     that it gave each (`logprobs`, of equal length), and `near_ties`, how many choices were so close that float noise
-    could have turned them. They serve drafts and drift, never a score.
+    could have turned them. They serve drafts and drift, never a score. A served one leaves `tool_calls` (canonical
+    JSON, see `Message`; `text` may then be empty), the word with which the server said that it was done, and
+    `seconds`, how long the answer took.
     """
 
     text: str | None = None
@@ -116,6 +141,17 @@ class Output:
     ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     near_ties: int = 0
+    tool_calls: str = ""
+    finish: str = ""
+    seconds: float = 0.0
+
+    @property
+    def spoken(self) -> str | None:
+        """The text, then each tool call in a Hermes block: all that a metric, a judge or a reader goes by."""
+        if not self.tool_calls:
+            return self.text
+        calls = [json.dumps({"name": c["name"], "arguments": c["arguments"]}) for c in json.loads(self.tool_calls)]
+        return "\n".join([*filter(None, [self.text]), *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)])
 
     def as_json(self) -> dict[str, Any]:
         """The fields that are not at their defaults, JSON-ready; a run stores some hundred thousand of these."""

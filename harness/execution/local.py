@@ -77,6 +77,7 @@ class SuiteState:
             if s.id in self.scores
             else PairedScore(s.id, s.cluster, s.tags)
             for s in self.samples
+            if self.suite.concerns(metric, s)
         )
         return Evidence(self.suite.name, self.suite.metrics[metric], pairs)
 

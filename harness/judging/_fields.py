@@ -39,7 +39,8 @@ WELL_KNOWN = (*_FROM_SAMPLE, "context", "tools", "calls")
 def value(sample: Sample, field: str) -> Any:
     """What the sample has under `field`; None where it has nothing, or nothing in it."""
     found = _FROM_SAMPLE[field](sample) if field in _FROM_SAMPLE else sample.data.get(field)
-    return None if found is None or found in ("", [], (), {}) else found
+    empty = found is None or (field != "calls" and found in ("", [], (), {}))  # no call expected is something expected
+    return None if empty else found
 
 
 def place(field: str) -> str:
@@ -79,7 +80,7 @@ def _of_value(sample: Sample, field: str) -> list[tuple[str, str]]:
         return []
     if isinstance(found, str):
         return [(field, found)]
-    if isinstance(found, Sequence) and all(isinstance(item, str) for item in found):
+    if isinstance(found, Sequence) and found and all(isinstance(item, str) for item in found):
         return [(f"{field} {i}" if len(found) > 1 else field, item) for i, item in enumerate(found, 1)]
     try:
         return [(field, canonical(found))]
@@ -87,18 +88,27 @@ def _of_value(sample: Sample, field: str) -> list[tuple[str, str]]:
         raise DataError(f"sample {sample.id!r}: {field} cannot be shown as JSON: {error}") from error
 
 
-def _conversation(case: Case, answers: Sequence[str]) -> list[tuple[str, str]]:
-    turns = [(m.role, m.content) for m in case.sample.messages] or [("user", case.sample.prompt)]
+def turns(case: Case, answers: Sequence[str]) -> list[tuple[str, str]]:
+    """(role, content) of a conversation up to what the output answers, with earlier `answers` where they were given.
+
+    Raises:
+        DataError: the conversation has no place for them.
+    """
+    found = [(m.role, m.content) for m in case.sample.messages] or [("user", case.sample.prompt)]
     # The last turn is the one that the output answers; an earlier turn of the user that nobody answers is open.
-    open_turns = [i for i, (a, b) in enumerate(itertools.pairwise(turns)) if a[0] == b[0] == "user"]
+    open_turns = [i for i, (a, b) in enumerate(itertools.pairwise(found)) if a[0] == b[0] == "user"]
     if answers and len(answers) != len(open_turns):
         raise DataError(
             f"sample {case.sample.id!r}: {len(answers)} earlier answers, but {len(open_turns)} turns of the user wait "
             "for one"
         )
     for index, answer in reversed(list(zip(open_turns, answers, strict=bool(answers)))):
-        turns.insert(index + 1, ("assistant", answer))
-    return [(f"turn {i} {_role(role)}", content) for i, (role, content) in enumerate(turns, 1)]
+        found.insert(index + 1, ("assistant", answer))
+    return found
+
+
+def _conversation(case: Case, answers: Sequence[str]) -> list[tuple[str, str]]:
+    return [(f"turn {i} {_role(role)}", content) for i, (role, content) in enumerate(turns(case, answers), 1)]
 
 
 def _role(role: str) -> str:

@@ -15,8 +15,8 @@ Result = Literal["passed", "failed"] | None
 def unasked(rubric: Rubric, case: Case) -> Judgement | None:
     """The judgement that the checks of a pointwise rubric give by themselves; None where the judge has to be asked.
 
-    The first check that decides does. A check that could not be made makes the judgement a failure: the judge would
-    be asked about an output that nobody may have asked it about.
+    The first check that decides does. A check that could not be made makes the judgement a failure: without it, a judge
+    would be asked about outputs that are not for it to judge.
     """
     for check, score in _scored(rubric, case):
         if score.state == "failed":

@@ -111,8 +111,8 @@ def _position(bias: Mapping[str, Any]) -> str:
 
 
 def _leans(bias: Mapping[str, Any]) -> bool:
-    interval = bias.get("interval")
-    return bool(interval) and not interval[0] <= 0.5 <= interval[1]
+    interval: Sequence[float] = bias.get("interval") or (0.0, 1.0)
+    return not interval[0] <= 0.5 <= interval[1]
 
 
 def _verbosity(bias: Mapping[str, Any]) -> str:

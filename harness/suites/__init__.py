@@ -57,6 +57,10 @@ class Suite(Protocol):
         """All samples, in file order, with unique ids."""
         ...
 
+    def concerns(self, metric: str, sample: Sample) -> bool:
+        """Whether a metric says anything about a sample; a score under it is then there, and otherwise not."""
+        ...
+
     def requests(self, sample: Sample, subject: Subject) -> tuple[Request, ...]:
         """What to ask `subject` for one sample; only its chat template may make a difference between subjects."""
         ...
@@ -86,7 +90,7 @@ class Suite(Protocol):
         ...
 
     def score(self, answered: Sequence[AnsweredPair]) -> list[Mapping[str, ScorePair]]:
-        """One mapping (metric name → both scores) per answered pair, in order; a failure is a failed score."""
+        """One mapping (metric that concerns it → both scores) a pair, in order; a failure is a failed score."""
         ...
 
 
@@ -95,6 +99,10 @@ class Plain:
 
     labels: int = 0
     asks_judges: bool = False
+
+    def concerns(self, metric: str, sample: Sample) -> bool:
+        """Every metric is about every sample."""
+        return True
 
     def follow_up(self, sample: Sample, subject: Subject, outputs: Sequence[Output]) -> tuple[Request, ...]:
         """Nothing."""
@@ -172,6 +180,6 @@ def alike(first: Sequence[Output], second: Sequence[Output]) -> bool:
 
 
 def _said(output: Output) -> Output:
-    """What a metric may read of an output: not how sure the model was of each token."""
-    plain = not (output.ids or output.logprobs or output.near_ties)
-    return output if plain else replace(output, ids=(), logprobs=(), near_ties=0)
+    """What a metric may read of an output: not how sure the model was of each token, nor how long it took."""
+    plain = not (output.ids or output.logprobs or output.near_ties or output.seconds)
+    return output if plain else replace(output, ids=(), logprobs=(), near_ties=0, seconds=0.0)

@@ -35,7 +35,7 @@ class Questions:
 
     def next(self, sample: Sample, outputs: Sequence[Output]) -> Generate | None:
         """The next turn, which holds the conversation so far; None after the last one, or after a failed answer."""
-        said = [output.text for output in outputs]
+        said = [output.spoken for output in outputs]
         if len(said) >= len(turns(sample)) or None in said:
             return None
         return Generate(self.heard(sample, len(said), said), **self.generation.model_dump())

@@ -21,12 +21,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from harness import assets, plugins
-from harness.errors import BudgetError, ConfigError, JudgeError
+from harness import assets
+from harness.errors import BudgetError, JudgeError
 from harness.goldens import Generation
+from harness.judging.building import JudgeSection, build_judge
 from harness.judging.calibration import standing, stored
 from harness.judging.families import family_warning
-from harness.judging.kinds import JudgeContext
+from harness.judging.kinds import JudgeContext, remarks
 from harness.judging.records import Case, Judge, Judgement, PairCase, Usage
 from harness.judging.rubric import Rubric, load_rubric, require
 from harness.records import (
@@ -41,7 +42,7 @@ from harness.records import (
     ScorePair,
     content_hash,
 )
-from harness.served.budget import Budget
+from harness.served.client import Budget
 from harness.subjects import Subject
 from harness.suites import Plain, Suite, SuiteContext, _canaries, _questions, alike
 
@@ -66,7 +67,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     judge: str = Field(description="a rubric: judges/<name>.yaml with judges/<name>.prompt.md")
-    by: dict[str, Any] = Field(description="who applies it: `kind` (default: served) and the options of that kind")
+    by: JudgeSection = Field(description="who applies it: `kind` (default: served) and the options of that kind")
     samples: str | None = Field(None, description="a golden set, name@version")
     root: Path | None = Field(None, description="folder of the golden sets (default: goldensets/, found upwards)")
     chat: bool = Field(False, description="send every prompt through the chat template")
@@ -158,6 +159,7 @@ class JudgeSuite(Plain):
         return (
             f"{self._asked} pairs: {self._tied} with the same output were not judged; {used.calls} calls to the judge, "
             f"{used.cached} remembered, {used.prompt_tokens + used.completion_tokens:,} tokens{cost}",
+            *remarks(self.judge),
         )
 
     def close(self) -> None:
@@ -180,7 +182,7 @@ class JudgeSuite(Plain):
 
     def cases(self, sample: Sample, outputs: Sequence[Output]) -> list[Case]:
         """One case a turn, with what the subject has said before."""
-        said = [output.text or "" for output in outputs]
+        said = [output.spoken or "" for output in outputs]
         return [Case(self.questions.of_turn(sample, turn, said), text) for turn, text in enumerate(said)]
 
     def count(self, judgements: Sequence[Judgement]) -> Usage:
@@ -238,18 +240,10 @@ def build(options: Options, context: SuiteContext) -> JudgeSuite:
     named = context.folder / options.judges if options.judges is not None else None
     rubrics = assets.find("judges", named, start=context.folder)
     rubric = load_rubric(options.judge, rubrics)
-    kind = str(options.by.get("kind", "served"))
-    chosen = plugins.options(
-        "judging.kinds", kind, {k: v for k, v in options.by.items() if k != "kind"}, where=f"judge {rubric.name}: by"
-    )
     store = None if context.cache is None else context.cache / "judgements.sqlite"
     budget = None if options.budget is None else Budget(**options.budget.model_dump())
-    try:
-        judge: Judge = plugins.load("judging.kinds", kind).build(
-            chosen, rubric, JudgeContext(context.folder, store, budget)
-        )
-    except ImportError as error:
-        raise ConfigError(f"judge {rubric.name}: {plugins.missing_extra(f'kind {kind!r}', error)}") from error
+    judging = JudgeContext(context.folder, store, budget)
+    judge = build_judge(options.by, rubric, judging, where=f"judge {rubric.name}: by")
     return JudgeSuite(options, context, rubric, judge, rubrics)
 
 

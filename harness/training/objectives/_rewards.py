@@ -1,4 +1,4 @@
-"""Rewards of generated answers: a reward model that was trained here, a metric of ours, or a judge (RLAIF).
+"""Rewards of generated answers: a reward model that was trained here, a metric of ours, or a judge (RLAIF, Lee et al. 2023).
 
 TRL gives a completion whose reward is missing no advantage and says so in a log line; a training whose judge is down
 would run to its end having learnt nothing. Here a reward that goes missing too often ends the training.
@@ -13,11 +13,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness import plugins
+from harness.config import OpenSection
 from harness.errors import ConfigError, DataError, SubjectError
+from harness.judging.building import JudgeSection, build_judge
+from harness.judging.criteria import DEFAULT, by_criterion
+from harness.judging.kinds import JudgeContext
+from harness.judging.records import Case, Judge
+from harness.judging.rubric import load_rubric
 from harness.metrics import Metric
-from harness.records import Output, Sample
+from harness.records import Message, Output, Sample
 from harness.training.objectives import Job, Row
-from harness.training.objectives._judging import JudgeOptions, Scorer, ServedJudge
 from harness.training.objectives._reward_model import RewardModel
 
 Texts = Sequence[str]
@@ -25,6 +30,20 @@ Score = Callable[..., list[float | None]]
 """(prompts, completions, ended, rows) → a reward each; `ended` says whether the model stopped by itself."""
 
 _ENOUGH = 20  # rewards asked for before a share of failures says anything
+
+
+class JudgeReward(OpenSection):
+    """A judge as a reward: a rubric by name, or one criterion in words; the other keys are options of the judge's kind."""
+
+    kind: str = Field("served", description="kind of judge: served, classifier, reward_model, jury …")
+    rubric: str | None = Field(None, description="name of a pointwise rubric in judges/")
+    criterion: str | None = Field(None, min_length=1, description="what a good answer is, where there is no rubric")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> JudgeReward:
+        if self.rubric is not None and self.criterion is not None:
+            raise ValueError("give rubric or criterion, not both")
+        return self
 
 
 class RewardSection(BaseModel):
@@ -39,7 +58,7 @@ class RewardSection(BaseModel):
     metric: str | None = Field(None, description="a metric; it reads the column target of a row")
     options: dict[str, Any] = Field(default_factory=dict, description="of the metric")
     allow_code: bool = Field(False, description="let the metric run, in the sandbox, what the model writes")
-    judge: JudgeOptions | None = Field(None, description="a served model that scores answers")
+    judge: JudgeReward | None = Field(None, description="a judge that grades answers; its worst level is 0, its best 1")
     weight: float = Field(1.0, description="below 0: the less the better")
 
     @model_validator(mode="after")
@@ -51,7 +70,9 @@ class RewardSection(BaseModel):
     @property
     def name(self) -> str:
         """Of the reward, in logs."""
-        return self.metric or ("judge" if self.judge else f"model_{Path(self.model or '').name}")
+        if self.judge is not None:
+            return f"judge_{self.judge.rubric}" if self.judge.rubric else "judge"
+        return self.metric or f"model_{Path(self.model or '').name}"
 
 
 def built(section: RewardSection, job: Job, max_failures: float) -> Callable[..., list[float | None]]:
@@ -116,7 +137,7 @@ def _score(section: RewardSection, job: Job) -> Score:
     if section.metric is not None:
         return _by_metric(section, job)
     if section.judge is not None:
-        return _by_judge(ServedJudge(section.judge, job.folder / "judgements.sqlite"))
+        return _by_judge(_judge(section.judge, job))
     model = RewardModel(job.home / (section.model or ""), _base(section, job), job.device)
     return lambda prompts, completions, ended, rows: list(model(prompts, completions, ended))
 
@@ -128,8 +149,26 @@ def _base(section: RewardSection, job: Job) -> str | None:
     return str(beside) if beside.is_dir() else section.base
 
 
-def _by_judge(judge: Scorer) -> Score:
-    return lambda prompts, completions, ended, rows: judge([plain(p) for p in prompts], completions)
+def _judge(section: JudgeReward, job: Job) -> Judge:
+    if section.rubric is None:
+        rubric = by_criterion(section.criterion or DEFAULT)
+    else:
+        rubric = load_rubric(section.rubric, start=job.home)
+    if rubric.pairwise:
+        raise ConfigError(f"judge {rubric.name!r} compares two answers, and a reward is of one; name one that gives levels")
+    context = JudgeContext(job.home, job.folder / "judgements.sqlite")
+    return build_judge(JudgeSection(kind=section.kind, **section.options), rubric, context, "objective.rewards: judge")
+
+
+def _by_judge(judge: Judge) -> Score:
+    low, high = judge.bounds
+
+    def score(prompts: Sequence[Any], completions: Texts, ended: Sequence[bool], rows: Sequence[Row]) -> list[Any]:
+        asked = zip(prompts, completions, rows, strict=True)
+        judged = judge.grade([Case(_sample(prompt, row), text) for prompt, text, row in asked])
+        return [None if j.value is None else (j.value - low) / (high - low) for j in judged]
+
+    return score
 
 
 def _by_metric(section: RewardSection, job: Job) -> Score:
@@ -164,7 +203,8 @@ def _scorable(metric: Metric, name: str, parts: Sequence[tuple[str, Sequence[Row
 def _sample(prompt: Any, row: Mapping[str, Any]) -> Sample:
     target = row.get("target")
     targets = () if target is None else (str(target),) if not isinstance(target, list) else tuple(map(str, target))
-    return Sample("row", plain(prompt), targets, data=dict(row))
+    spoken = () if isinstance(prompt, str) else tuple(Message(m["role"], m["content"]) for m in prompt)
+    return Sample("row", plain(prompt), targets, messages=spoken, data=dict(row))
 
 
 def _ends(job: Job) -> list[int]:
