@@ -143,7 +143,7 @@ class Session:
             "outputs": [list(shown.outputs[side]) for side in step.sides],
         }
 
-    def _label(self, step: Step, said: object) -> str | float:
+    def _label(self, step: Step, said: object) -> str | int:
         """An answer of the page as the file stores it."""
         if said == CANNOT_TELL:
             return CANNOT_TELL
@@ -156,13 +156,13 @@ class Session:
         chosen = step.sides[0 if said == LEFT else 1]
         return "first" if chosen == step.pair.baseline else "second"
 
-    def _level(self, said: object) -> float:
+    def _level(self, said: object) -> int:
         known = [level.value for level in self.question.levels]
         if not isinstance(said, int | float) or isinstance(said, bool) or said not in known:
             raise DataError("no answer to this question")
-        return float(said)
+        return int(said)
 
-    def _append(self, step: Step, label: str | float) -> None:
+    def _append(self, step: Step, label: str | int) -> None:
         sample_id, outputs = step.key
         names = ("first_sha256", "second_sha256") if self.plan.pairwise else ("output_sha256",)
         row = {
