@@ -181,7 +181,7 @@ def _told(sample: Sample, output: Output) -> list[Message] | None:
 def _details(pair: AnsweredPair) -> dict[str, Any]:
     """How far each side came: its steps, and the calls at which its replay ended for want of a recorded result."""
     sides = {"baseline": pair.baseline, "candidate": pair.candidate}
-    told = {
+    told: dict[str, dict[str, Any]] = {
         arm: {"steps": len(outputs), "unknown_calls": _unknown(pair.sample, outputs)} for arm, outputs in sides.items()
     }
     return told if any(said["steps"] > 1 or said["unknown_calls"] for said in told.values()) else {}
