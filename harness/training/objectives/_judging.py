@@ -15,8 +15,9 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from harness.records import Generate, Output
-from harness.training.objectives._served import Served, ServedOptions
+from harness.records import Message
+from harness.served import Question, Reply, ServedOptions
+from harness.served.client import Client
 
 Preference = Literal["first", "second", "tie"]
 
@@ -89,9 +90,9 @@ class ServedJudge:
     """A `Scorer` and, by `compare`, a `Comparer`, on a served model. `failures`: what it said instead, newest last."""
 
     def __init__(self, options: JudgeOptions, cache: Path | None = None) -> None:
-        """Nothing is asked yet; see `Served`."""
+        """Nothing is asked yet; see `Client`."""
         self._options = options
-        self._served = Served(ServedOptions(**options.model_dump(include=set(ServedOptions.model_fields))), cache)
+        self._client = Client(options, store=cache)
         self.failures: list[str] = []
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
@@ -105,22 +106,21 @@ class ServedJudge:
         asked = [self._request(_COMPARE, prompt=p, first=a, second=b) for p, a, b in triples]
         return self._said(asked, _preference)
 
-    def _said(self, asked: Sequence[Generate], read: Any) -> list[Any]:
+    def _said(self, asked: Sequence[Question], read: Any) -> list[Any]:
         judged = []
-        for output in self._served.ask(asked):
-            verdict = None if output.text is None else read(_last_json(output.text))
+        for _, reply in sorted(self._client.ask(asked), key=lambda pair: pair[0]):
+            verdict = None if reply.text is None else read(_last_json(reply.text))
             if verdict is None:
-                self.failures.append(_instead(output))
+                self.failures.append(_instead(reply))
             judged.append(verdict)
         return judged
 
-    def _request(self, form: str, **parts: str) -> Generate:
+    def _request(self, form: str, **parts: str) -> Question:
         # Nobody can write the code into a text whose hash it is; and the same question has the same code, so that the
         # memory of answers finds it.
         code = hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:20]
-        return Generate(
-            form.format(criterion=self._options.criterion, code=code, **parts), max_tokens=self._options.max_tokens
-        )
+        text = form.format(criterion=self._options.criterion, code=code, **parts)
+        return Question((Message("user", text),), max_tokens=self._options.max_tokens)
 
 
 def _last_json(text: str) -> dict[str, Any]:
@@ -144,8 +144,8 @@ def _preference(said: dict[str, Any]) -> Preference | None:
     return meant.get(better) if isinstance(better, str) else None
 
 
-def _instead(output: Output) -> str:
-    if output.failure is not None:
-        return output.failure
-    cut = " (it ran into max_tokens)" if output.truncated else ""
-    return f"no judgement in {(output.text or '')[-200:]!r}{cut}"
+def _instead(reply: Reply) -> str:
+    if reply.failure is not None:
+        return reply.failure.detail
+    cut = " (it ran into max_tokens)" if reply.truncated else ""
+    return f"no judgement in {(reply.text or '')[-200:]!r}{cut}"
