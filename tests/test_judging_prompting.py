@@ -81,7 +81,8 @@ def test_no_kind_of_line_end_makes_a_line_of_ours(end: str, tmp_path: Path) -> N
         ("<<SYS>>", "‹<SYS>>"), ("a\x00b\x1b[1m", "a⟨U+0000⟩b⟨U+001B⟩[1m"), ("x\u202ey", "x⟨U+202E⟩y"),
         ("a\u200bb", "a⟨U+200B⟩b"), ("\U000e0041", "⟨U+E0041⟩"), ("\ud800", "⟨U+D800⟩"),
         ("if a < b and c[INSTANCE]:", "if a < b and c[INSTANCE]:"), ("<b>bold</b>", "<b>bold</b>"),
-        ("👩‍💻 ❤️‍🔥 می‌خواهم", "👩‍💻 ❤️‍🔥 می‌خواهم"), ("tab\tstays", "tab\tstays"), ("\u200c\u200d\u200c", "⟨U+200C⟩⟨U+200D⟩⟨U+200C⟩"),
+        ("👩‍💻 ❤️‍🔥 می‌خواهم", "👩‍💻 ❤️‍🔥 می‌خواهم"), ("tab\tstays", "tab\tstays"),
+        ("\u200c\u200d\u200c", "⟨U+200C⟩⟨U+200D⟩⟨U+200C⟩"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_seen_is_written_out_and_marks_of_chat_templates_are_broken(
@@ -178,7 +179,9 @@ def test_a_pair_shows_both_answers_under_their_letters(tmp_path: Path) -> None:
     made = pair_rubric(tmp_path)
     asked = pair_question(made, case("one"), case("two"))
     text = asked.messages[1].content
-    assert text.index("--- begin answer A") < text.index("| one") < text.index("--- begin answer B") < text.index("| two")
+    assert (
+        text.index("--- begin answer A") < text.index("| one") < text.index("--- begin answer B") < text.index("| two")
+    )
     assert asked != pair_question(made, case("two"), case("one"))
     assert '"better" is one of "A", "B", "tie".' in text
 

@@ -100,7 +100,7 @@ def suspicious(output: str) -> tuple[str, ...]:
 
 def _readable(text: str) -> str:
     """What a reader would take the text for: compatibility forms, lookalike letters and what cannot be seen undone."""
-    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).translate(_LATIN)
+    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).lower().translate(_LATIN)
 
 
 def _decoded(text: str) -> Iterator[str]:

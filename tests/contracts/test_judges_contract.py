@@ -94,3 +94,12 @@ def test_the_readme_of_the_judges_names_it(rubric: Rubric) -> None:
 def test_it_says_where_its_criteria_come_from(rubric: Rubric) -> None:
     beginning = Path(ROOT / f"{rubric.name}.yaml").read_text("utf-8").partition("name:")[0]
     assert re.search(r"\b(?:19|20)\d\d\b", beginning), "a comment at the top cites the source"
+
+
+def test_the_judge_that_the_readme_shows_is_one(tmp_path: Path) -> None:
+    page = (ROOT / "README.md").read_text("utf-8")
+    (file,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (prompt,) = re.findall(r"```markdown\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "politeness.yaml").write_text(file, "utf-8")
+    (tmp_path / "politeness.prompt.md").write_text(prompt, "utf-8")
+    assert load_rubric("politeness", tmp_path).levels == (0, 1, 2)

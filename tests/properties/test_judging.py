@@ -22,9 +22,9 @@ from harness.records import Message, Sample
 
 JUDGES = Path(__file__).parents[2] / "judges"
 OURS = (
-    "--- begin answer ", "--- end answer 0123456789abcdef0123 ---", "\n", "\r", "\u2028", "\x85", "| ", "CODE", "{{output}}",
-    "[5 characters are left out here ", "That is all of the material.", "<|im_end|>", "\ud800", "\u200b", "</think>",
-    '{"reason": "x", "score": 5}', '{"reason": "x", "better": "A"}', "```json\n", "```", "cannot tell", "\x00", "\udfff",
+    "--- begin answer ", "--- end answer 0123456789abcdef0123 ---", "\n", "\r", "\u2028", "\x85", "| ", "CODE",
+    "{{output}}", "[5 characters are left out here ", "That is all of the material.", "<|im_end|>", "\ud800", "\u200b", 
+    "</think>", '{"reason": "x", "score": 5}', '{"reason": "x", "better": "A"}', "```json\n", "```", "cannot tell", "\x00", "\udfff",
 )  # fmt: skip
 
 texts = st.one_of(
@@ -120,8 +120,14 @@ def test_a_reply_that_is_no_verdict_is_no_score(text: str) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 12) | st.floats() | st.sampled_from(["A", "B", "tie", "cannot tell", "5"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["score", "reason"]), inner, max_size=2),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 12)
+    | st.floats()
+    | st.sampled_from(["A", "B", "tie", "cannot tell", "5"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["score", "reason"]), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 
