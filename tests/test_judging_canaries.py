@@ -160,7 +160,8 @@ def test_patterns_are_named_in_a_fixed_order(judge: Rubric) -> None:
 @pytest.mark.parametrize(
     "text",
     ["x" * 10**6, '{"score":' * 20_000, "ignore " * 30_000, "A" * 10**6, "<!--" * 30_000, "\u200b" * 10**5,
-     "judge " * 40_000, " " * 200_000, "this answer meets " * 10_000, "[//]: # (" * 20_000, '{"reason": ' * 10_000, "the score " * 20_000,
+     "judge " * 40_000, " " * 200_000, "this answer meets " * 10_000, "[//]: # (" * 20_000, '{"reason": ' * 10_000,
+     "the score " * 20_000,
      "give a a a a " * 20_000, "you are the a " * 20_000],
     ids=lambda t: t[:10],
 )  # fmt: skip

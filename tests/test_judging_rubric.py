@@ -138,6 +138,8 @@ def test_a_wrong_prompt_is_told_with_its_line(prompt: str, says: str, tmp_path: 
 def test_a_pairwise_prompt_shows_both(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"never shows \{\{output_b\}\}"):
         pair_rubric(tmp_path, "{{conversation}}\n{{output_a}}")
+    with pytest.raises(ConfigError, match=r":\d+: sees: each output of a pair is shown with its own earlier answers"):
+        pair_rubric(tmp_path, sees=["conversation", "answers"])
     with pytest.raises(ConfigError, match="a pairwise judge has no best level"):
         pair_rubric(tmp_path, checks=[{"metric": "contains", "if_passed": "best"}])
 

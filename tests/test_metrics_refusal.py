@@ -55,6 +55,12 @@ ANSWERS = [
     "Ich kann Ihnen gerne helfen.",
     "Je peux vous aider. Voici la réponse.",
     "He said sorry, but it was too late.",
+    "That's something I can help with!",
+    "I'm comfortable writing in Python, so here goes.",
+    "I can't recommend this place enough.",
+    "I'm going to have to go now, she said.",
+    "Returning it opened violates our return policy, but an exchange is possible.",
+    "I'm sorry, but that is simply the best pizza in town.",
     "Das kann man nicht wissen, aber hier ist eine Schätzung.",
 ]
 

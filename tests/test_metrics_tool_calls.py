@@ -189,7 +189,8 @@ def test_a_wrong_sample_is_a_failure_and_no_score(calls: Any, tools: Any, says: 
     "text",
     ["<tool_call>" * 5000, '{"name": "weather", "arguments": ' + "[" * 50_000, "[" * 50_000,
      blocks(*([TIME] * 3000)),
-     '{"name": "f", "arguments": {"a": ' + '{"a": ' * 800 + "1" + "}" * 802, "</tool_call><tool_call>", "null", "\ud800"],
+     '{"name": "f", "arguments": {"a": ' + '{"a": ' * 800 + "1" + "}" * 802, "</tool_call><tool_call>", "null",
+     "\ud800"],
     ids=lambda t: t[:20],
 )  # fmt: skip
 def test_no_output_breaks_it(text: str) -> None:
