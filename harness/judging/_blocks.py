@@ -19,11 +19,11 @@ _LINE_ENDS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 # Controls, bidirectional overrides, fillers without a width, tag characters and lone surrogates: what a reader cannot
 # see, a tokenizer can.
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u202a-\u202e"
-    "\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b"
+    "\u202a-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
 )
-# Joiners, direction marks and variation selectors are needed by scripts and emoji, where no more than two stand together.
+# Scripts and emoji need joiners, direction marks and variation selectors, but no more than two of them together.
 _RUNS = re.compile("[\u200c-\u200f\ufe00-\ufe0f]{3,}")
 # Marks by which chat templates part turns: a server may read them as such even inside a message.
 _CHAT_MARKS = re.compile(
