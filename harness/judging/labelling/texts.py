@@ -59,7 +59,7 @@ def shown_of(entries: Iterable[Entry], rubric: Rubric, samples: Mapping[str, Sam
 
 def texts_of(outputs: Sequence[Output]) -> tuple[str, ...] | None:
     """The texts of one side, oldest first; None where an answer is missing or is no text."""
-    texts = tuple(output.text for output in outputs if output.text is not None)
+    texts = tuple(said for output in outputs if (said := output.spoken) is not None)
     return texts if texts and len(texts) == len(outputs) else None
 
 
