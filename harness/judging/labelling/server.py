@@ -73,6 +73,7 @@ class LabelServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True  # a browser keeps connections open that nobody will use again
     allow_reuse_address = False
+    request_queue_size = 64  # five is the default, and a browser alone opens six at a time
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that breaks off is no news; the default prints a traceback."""
@@ -131,6 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     protocol_version = "HTTP/1.1"
     timeout = _SECONDS
+    disable_nagle_algorithm = True  # headers and body are two writes, and the second would wait 40 ms
 
     def __init__(self, gate: _Gate, *arguments: Any) -> None:
         self._gate = gate
