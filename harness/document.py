@@ -42,7 +42,7 @@ def make_document(verdict: Verdict, manifest: Mapping[str, Any], entries: Sequen
     rank = {(c.suite, c.metric): (_URGENCY[c.outcome], i) for i, c in enumerate(whole)}
     items.sort(key=lambda item: (rank[item.suite, item.metric], _CHANGES.index(item.change)))
     title = f"{manifest['candidate']['name']} against {manifest['baseline']['name']}"
-    return Document(verdict, manifest, items, title, _drift(entries), judge_facts(manifest, entries))
+    return Document(verdict, manifest, items, title, _drift(entries), judge_facts(manifest, entries, verdict.checks))
 
 
 def write_reports(path: Path, document: Document) -> list[Path]:

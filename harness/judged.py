@@ -10,16 +10,18 @@ from operator import add
 from typing import Any
 
 from harness import runs
-from harness.judging import canaries
 from harness.judging.bias import position_bias, verbosity_bias
 from harness.judging.records import Judgement, Usage
-from harness.records import Output, PairedScore
+from harness.judging.suspicion import suspicious
+from harness.records import Check, Output, PairedScore
 from harness.report import JudgeFacts
 
 _ARMS = ("baseline", "candidate")
 
 
-def judge_facts(manifest: Mapping[str, Any], entries: Sequence[runs.Entry]) -> list[JudgeFacts]:
+def judge_facts(
+    manifest: Mapping[str, Any], entries: Sequence[runs.Entry], checks: Sequence[Check]
+) -> list[JudgeFacts]:
     """One record for each suite of a run that a judge scored, in the manifest's order."""
     by_suite: dict[str, list[runs.Entry]] = {}
     for entry in entries:
@@ -29,11 +31,21 @@ def judge_facts(manifest: Mapping[str, Any], entries: Sequence[runs.Entry]) -> l
         said["canaries_of"]: by_suite.get(name, []) for name, said in suites.items() if "canaries_of" in said
     }
     judged = ((name, said) for name, said in suites.items() if "judge" in said)
-    return [_facts(name, said, by_suite.get(name, []), canaries_of.get(name, [])) for name, said in judged]
+    calibrated = {check.name: check for check in checks}
+    return [
+        _facts(
+            name, said, by_suite.get(name, []), canaries_of.get(name, []), calibrated.get(f"judge-calibrated {name}")
+        )
+        for name, said in judged
+    ]
 
 
 def _facts(
-    suite: str, said: Mapping[str, Any], entries: Sequence[runs.Entry], tried: Sequence[runs.Entry]
+    suite: str,
+    said: Mapping[str, Any],
+    entries: Sequence[runs.Entry],
+    tried: Sequence[runs.Entry],
+    calibrated: Check | None,
 ) -> JudgeFacts:
     metric = str(said["judge"]["rubric"])
     changes = [_change(entry, metric) for entry in entries]
@@ -44,7 +56,7 @@ def _facts(
         suite=suite,
         metric=metric,
         description=said["judge"],
-        calibration=said.get("calibration"),
+        calibration="" if calibrated is None else calibrated.detail,
         warning=str(said.get("warning", "")),
         pairs=len(entries),
         tied=sum(entry.scores[metric][0].state == "tied" for entry in entries),
@@ -100,4 +112,4 @@ def _length(outputs: Sequence[Output]) -> int:
 
 
 def _suspicious(outputs: Sequence[Output]) -> bool:
-    return any(canaries.suspicious(output.text) for output in outputs if output.text)
+    return any(suspicious(output.text) for output in outputs if output.text)

@@ -61,6 +61,20 @@ class Generation(BaseModel):
         return value
 
 
+class Parameters(BaseModel):
+    """How one row is asked, where that differs from its card: what a recorded request was asked with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    max_tokens: int | None = Field(None, gt=0)
+    until: tuple[str, ...] | None = Field(None, strict=False)
+    temperature: float | None = Field(None, ge=0, allow_inf_nan=False, strict=False)
+    top_p: float | None = Field(None, gt=0, le=1, strict=False)
+    seed: int | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+
+
 class Card(BaseModel):
     """A whole card.yaml. `name` and `version` repeat the folders, so that a copied folder is noticed."""
 

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
+
 from harness.errors import DataError, at, nearest
-from harness.goldens.card import Card
+from harness.goldens.card import Card, Parameters
+from harness.plugins import explain
 from harness.records import Message, Sample
 
 SAMPLES_NAME = "samples.jsonl"
@@ -102,6 +105,7 @@ class _Row:
         self._id = self._identifier()
         messages = self._messages()
         choices = self._choices()
+        self._check_request()
         return Sample(
             id=self._id,
             prompt=self._prompt(messages),
@@ -151,6 +155,17 @@ class _Row:
         if not isinstance(answers, str) or (answers and role != "tool"):
             self._fail(f"messages[{index}].tool_call_id must be a string, in a message of role tool")
         return Message(role, content, calls, answers)
+
+    def _check_request(self) -> None:
+        """`tools` and `parameters`, which say how this row is asked, are what a request can hold."""
+        try:
+            Parameters.model_validate(self._row.get("parameters", {}))
+        except ValidationError as error:
+            self._fail(f"parameters: {explain(error, Parameters)}")
+        tools = self._row.get("tools", [])
+        named = isinstance(tools, list) and all(isinstance(t, dict) and _function(t).get("name") for t in tools)
+        if not named:
+            self._fail("tools must be a list of definitions as OpenAI's API takes them, each with a name")
 
     def _tool_calls(self, index: int, role: str, value: dict[str, Any]) -> str:
         """The canonical JSON of what a turn asked of tools, in OpenAI's form or as `name` and `arguments` alone."""
@@ -249,3 +264,9 @@ def _parsed(arguments: Any) -> Any:
         return json.loads(arguments)
     except (ValueError, RecursionError):
         return arguments
+
+
+def _function(tool: dict[str, Any]) -> dict[str, Any]:
+    """What a tool's definition says of its function, whether it stands by itself or under `function`."""
+    inner = tool.get("function", tool)
+    return inner if isinstance(inner, dict) else {}

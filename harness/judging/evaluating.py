@@ -148,4 +148,3 @@ def _evaluation(name: str, judge: Judge, said: Judgement) -> Evaluation:
     return Evaluation(
         name, said.state, said.value, said.reason, said.failure, judge.bounds, said.usage, dict(said.details)
     )
-

@@ -25,15 +25,15 @@ NOTES = (
 class JudgeFacts:
     """One judge suite of a run.
 
-    `description` and `calibration` come from the manifest; `failures` counts sides by kind; `usage`, `position` and
-    `verbosity` are those of `harness.judging` as JSON; `resisted` holds for each arm how many canaries the judge
-    resisted, of how many; `moved` counts the pairs to which it gave a difference, (lost, won).
+    `description` comes from the manifest, `calibration` from the check of that name; `failures` counts sides by kind;
+    `usage`, `position` and `verbosity` are those of `harness.judging` as JSON; `resisted` holds for each arm how many
+    canaries the judge resisted, of how many; `moved` counts the pairs to which it gave a difference, (lost, won).
     """
 
     suite: str
     metric: str
     description: Mapping[str, Any]
-    calibration: Mapping[str, Any] | None
+    calibration: str
     warning: str
     pairs: int
     tied: int
@@ -61,7 +61,7 @@ def sections(judges: Sequence[JudgeFacts]) -> list[Section]:
 
 def _lines(judge: JudgeFacts) -> Iterator[tuple[str, str, bool]]:
     yield "Judge", one_line(_who(judge.description), 300), False
-    yield "Calibration", *_calibration(judge.calibration)
+    yield "Calibration", one_line(judge.calibration or "unknown", 600), "κ" not in judge.calibration
     if judge.warning:
         yield "Warning", one_line(judge.warning, 400), True
     judged = judge.pairs - judge.tied
@@ -87,14 +87,6 @@ def _who(description: Mapping[str, Any]) -> str:
     parts = (description.get("rubric"), description.get("version"), description.get("model") or description.get("kind"))
     rubric, version, model = (str(part) if part is not None else "" for part in parts)
     return " · ".join(part for part in (f"{rubric} {version}".strip(), model) if part)
-
-
-def _calibration(found: Mapping[str, Any] | None) -> tuple[str, bool]:
-    if found is None:
-        return "none: nobody has held this judge against people's labels", True
-    kappa, low = found.get("kappa"), found.get("kappa_low")
-    agreement = "κ unknown" if kappa is None else f"κ {kappa:.2f}" + ("" if low is None else f", at least {low:.2f}")
-    return f"{agreement} on {found.get('labels', 0):,} held-out labels", False
 
 
 def _asked(usage: Mapping[str, Any]) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness import contamination, goldens
 from harness.errors import DataError, LockError
-from harness.goldens import GoldenSet
-from harness.records import Check, Message, Sample
+from harness.goldens import Generation, GoldenSet
+from harness.records import Check, Generate, Message, Sample
 
 _SHOWN = 5
 
@@ -18,6 +20,22 @@ def asked(sample: Sample, *, chat: bool) -> str | tuple[Message, ...]:
     if sample.messages:
         return sample.messages
     return (Message("user", sample.prompt),) if chat else sample.prompt
+
+
+def request(sample: Sample, generation: Generation, *, chat: bool) -> Generate:
+    """What asks for a row's text: as the card says, but for what the row's own `parameters` and `tools` say."""
+    own = {key: value for key, value in sample.data.get("parameters", {}).items() if value is not None}
+    spelled = {key: canonical(own.pop(key)) for key in ("tool_choice", "response_format") if key in own}
+    if sample.data.get("tools"):
+        spelled["tools"] = canonical(sample.data["tools"])
+    settings = generation.model_dump() | own | spelled
+    settings["until"] = tuple(settings["until"])
+    return Generate(asked(sample, chat=chat or bool(spelled)), **settings)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces, so that equal values are equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def lock_check(golden: GoldenSet) -> Check:

@@ -14,7 +14,7 @@ from harness.goldens import Generation
 from harness.plugins import missing_extra
 from harness.records import Check, Generate, Message, Output, Sample, content_hash
 from harness.suites import SuiteContext
-from harness.suites._frozen import asked, lock_check, training_check
+from harness.suites._frozen import lock_check, request, training_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,14 @@ class Questions:
 
     def first(self, sample: Sample) -> Generate:
         """The first request of a sample."""
-        return Generate(asked(sample, chat=self.chat or len(turns(sample)) > 1), **self.generation.model_dump())
+        return request(sample, self.generation, chat=self.chat or len(turns(sample)) > 1)
 
     def next(self, sample: Sample, outputs: Sequence[Output]) -> Generate | None:
         """The next turn, which holds the conversation so far; None after the last one, or after a failed answer."""
         said = [output.spoken for output in outputs]
         if len(said) >= len(turns(sample)) or None in said:
             return None
-        return Generate(self.heard(sample, len(said), said), **self.generation.model_dump())
+        return replace(self.first(sample), prompt=self.heard(sample, len(said), said))
 
     def heard(self, sample: Sample, turn: int, said: Sequence[str | None]) -> tuple[Message, ...]:
         """The conversation up to the question of a turn, with what the subject has answered to the turns before."""

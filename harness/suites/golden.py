@@ -27,7 +27,6 @@ from harness.records import (
     AnsweredPair,
     Check,
     Estimand,
-    Generate,
     LogLikelihood,
     Message,
     MetricSpec,
@@ -40,7 +39,7 @@ from harness.records import (
 )
 from harness.subjects import Subject
 from harness.suites import Pointwise, SuiteContext
-from harness.suites._frozen import asked, lock_check, training_check
+from harness.suites._frozen import asked, lock_check, request, training_check
 
 CODE = "code-execution"
 
@@ -108,12 +107,11 @@ class GoldenSuite(Pointwise):
 
     def requests(self, sample: Sample, subject: Subject) -> tuple[Request, ...]:
         """See the module; nothing about `subject` makes a difference before its chat template."""
-        context = asked(sample, chat=self._chat)
-        settings = self._golden.card.generation
         requests: list[Request] = []
         if self._text:
-            requests.append(Generate(context, **settings.model_dump()))
+            requests.append(request(sample, self._golden.card.generation, chat=self._chat))
         if self._choices:
+            context = asked(sample, chat=self._chat)
             requests += [LogLikelihood(context, _continuation(context, choice)) for choice in sample.choices]
         return tuple(requests)
 

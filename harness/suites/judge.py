@@ -25,8 +25,8 @@ from harness import assets
 from harness.errors import BudgetError, JudgeError
 from harness.goldens import Generation
 from harness.judging.building import JudgeSection, build_judge
-from harness.judging.calibration import standing, stored
-from harness.judging.families import family_warning
+from harness.judging.calibration import look_up_standing
+from harness.judging.families import warning
 from harness.judging.kinds import JudgeContext, remarks
 from harness.judging.records import Case, Judge, Judgement, PairCase, Usage
 from harness.judging.rubric import Rubric, load_rubric, require
@@ -48,6 +48,7 @@ from harness.suites import Plain, Suite, SuiteContext, _canaries, _questions, al
 
 _PASSING = frozenset({"rate-limited", "server", "timeout", "connection"})
 _MOST_PASSING = 0.02  # share of a chunk's judgements that may be lost to a server that stumbles
+_A_FEW = 4  # judgements of which not one could be had: then it is the judge, and not these samples
 _SHOWN = 600  # characters of a judge's reason that the journal keeps
 
 
@@ -123,7 +124,7 @@ class JudgeSuite(Plain):
 
     def checks(self) -> Sequence[Check]:
         """The samples' own checks, and whether the judge may be required."""
-        return [*self.questions.checks(), *self._standing()]
+        return [*self.questions.checks(), self._standing()]
 
     def requests(self, sample: Sample, subject: Subject) -> tuple[Request, ...]:
         """The first turn."""
@@ -140,15 +141,11 @@ class JudgeSuite(Plain):
         return [_canaries.CanarySuite(self, settings, self.rubric, self.judge)] if settings.families else []
 
     def describe(self) -> dict[str, Any]:
-        """Who judges by what, how it was calibrated, and what speaks against it."""
-        calibration = stored(self.rubric, self.judge, self._rubrics)
-        warning = family_warning(self.judge.describe(), self._context.candidates)
-        return {
-            "judge": self.judge.describe(),
-            "asked": self.questions.reference,
-            "calibration": None if calibration is None else calibration.summary(),
-            **({"warning": warning} if warning else {}),
-        }
+        """Who judges by what, and a family that it shares. Not its calibration, which may come after the run."""
+        judge = self.judge.describe()
+        alike = (warning(str(judge.get("model", "")), name, self._context.folder) for name in self._context.candidates)
+        said = next(filter(None, alike), "")
+        return {"judge": judge, "asked": self.questions.reference, **({"warning": said} if said else {})}
 
     def remarks(self) -> Sequence[str]:
         """What was asked of the judge, and what was saved."""
@@ -217,16 +214,16 @@ class JudgeSuite(Plain):
         self.count([judgement for turn in compared for judgement in turn])
         return [_won(judgements) for judgements in compared]
 
-    def _standing(self) -> list[Check]:
-        required = self._context.required
+    def _standing(self) -> Check:
+        """Whether the judge has earned what its guards want of it."""
+        section, required = self._context.judges, self._context.required
+        found = look_up_standing(self.rubric, self.judge, self._rubrics, kappa=section.kappa, labels=section.labels)
+        name = f"{found.name} {self.name}"
         if required is not None and self.rubric.name not in required:
-            return []
-        if self._context.judges.uncalibrated:
-            detail = f"{self.rubric.name} decides without calibration: {self._context.judges.uncalibrated}"
-            return [Check("judge-calibrated", True, detail)]
-        section = self._context.judges
-        calibration = stored(self.rubric, self.judge, self._rubrics)
-        return [standing(calibration, kappa=section.kappa, labels=section.labels)]
+            return Check(name, True, f"its guards are advisory; {found.detail}")
+        if not found.passed and section.uncalibrated:
+            return Check(name, True, f"it need not be, as gate.yaml says: {section.uncalibrated} ({found.detail})")
+        return Check(name, found.passed, found.detail)
 
 
 def build(options: Options, context: SuiteContext) -> JudgeSuite:
@@ -252,18 +249,20 @@ def refuse_silence(name: str, judgements: Sequence[Judgement]) -> None:
 
     Raises:
         BudgetError: its budget is spent.
-        JudgeError: it turned the key away, or its server stumbled over more than a few.
+        JudgeError: it turned the key away, said nothing at all, or its server stumbled over more than a few.
     """
     failed = [j for j in judgements if j.failure is not None]
     kinds = Counter(str(j.failure) for j in failed)
     if kinds["budget"]:
         raise BudgetError(f"judge {name}: {next(j.reason for j in failed if j.failure == 'budget')}")
-    passing = sum(kinds[kind] for kind in _PASSING)
-    if kinds["authentication"] or passing > max(1.0, _MOST_PASSING * len(judgements)):
-        worst = next(j for j in failed if j.failure == "authentication" or j.failure in _PASSING)
+    passing = [j for j in failed if j.failure in _PASSING]
+    refused = [j for j in failed if j.failure == "authentication"]
+    mute = failed if len(failed) == len(judgements) >= _A_FEW else []
+    if refused or mute or len(passing) > max(1.0, _MOST_PASSING * len(judgements)):
+        without = refused or mute or passing
         raise JudgeError(
-            f"judge {name}: {passing + kinds['authentication']} of {len(judgements)} judgements could not be had "
-            f"({worst.reason}). What it has said is remembered; repeat the command to go on."
+            f"judge {name}: {len(without)} of {len(judgements)} judgements could not be had ({without[0].reason}). What "
+            "it has said is remembered; mend that and repeat the command to go on."
         )
 
 

@@ -67,7 +67,9 @@ class Options(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Options:
-        needed = {"local": ("evaluation",), "llm": ("criteria", "server"), "turing": ("evaluation", "model")}[self.engine]
+        needed = {"local": ("evaluation",), "llm": ("criteria", "server"), "turing": ("evaluation", "model")}[
+            self.engine
+        ]
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(f"engine {self.engine} needs {name}")
@@ -176,7 +178,9 @@ class AiEvaluationJudge:
         if not isinstance(score, int | float) or not math.isfinite(score) or not 0 <= score <= 1:
             return _failed(f"a score of {score!r}, where 0 to 1 is possible", "unreadable", usage)
         if score == 0 and not said.strip():
-            return _failed("a score of 0 without any reason, which is how the library reports a failure", "unreadable", usage)
+            return _failed(
+                "a score of 0 without any reason, which is how the library reports a failure", "unreadable", usage
+            )
         low, high = self.bounds
         value = low + (high - low) * (1 - score if self._options.inverted else score)
         return Judgement("scored", value, said, usage=usage, details={"score": float(score)})
@@ -253,7 +257,9 @@ def _need_metric(options: Options) -> None:
     registry = importlib.import_module("fi.evals.local.registry").get_registry()
     if registry.get(options.evaluation) is None:
         known = registry.list_metrics()
-        raise ConfigError(f"ai-evaluation has no metric {options.evaluation!r}: {nearest(options.evaluation or '', known)}")
+        raise ConfigError(
+            f"ai-evaluation has no metric {options.evaluation!r}: {nearest(options.evaluation or '', known)}"
+        )
 
 
 def _need_keys() -> None:

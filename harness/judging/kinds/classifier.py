@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -45,10 +45,16 @@ class Options(BaseModel):
     revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
     label: str | None = Field(None, description="class whose probability counts")
     inverted: bool = Field(False, description="the likelier the label, the worse")
-    levels: dict[str, float] | None = Field(None, description="level of the rubric for each class; the likeliest decides")
-    premise: str | None = Field(None, description="field of the sample that is read before the output: context, prompt …")
+    levels: dict[str, float] | None = Field(
+        None, description="level of the rubric for each class; the likeliest decides"
+    )
+    premise: str | None = Field(
+        None, description="field of the sample that is read before the output: context, prompt …"
+    )
     windows: bool = Field(False, description="read what is too long in windows; off: it is a failed judgement")
-    max_length: int | None = Field(None, ge=16, description="tokens that are read at once (default: what the model reads)")
+    max_length: int | None = Field(
+        None, ge=16, description="tokens that are read at once (default: what the model reads)"
+    )
     batch_size: int = Field(16, ge=1, description="most texts of a batch")
     tie: float = Field(0.0, ge=0, description="pairwise: largest difference of two values that is a tie")
     dtype: Dtype = Field("auto", description="auto is 16 bits on a GPU and float32 on a CPU")
@@ -240,7 +246,9 @@ def _need_classes(options: Options, rubric: Rubric, classes: Sequence[str], name
     low, high = rubric.bounds
     outside = [c for c, level in levels.items() if not low <= level <= high]
     if outside:
-        raise ConfigError(f"levels: {levels[outside[0]]:g} for {outside[0]!r} lies outside the scale {low:g} to {high:g}")
+        raise ConfigError(
+            f"levels: {levels[outside[0]]:g} for {outside[0]!r} lies outside the scale {low:g} to {high:g}"
+        )
     return None
 
 
@@ -250,4 +258,3 @@ def _parts(tokenizer: Any, text: str, room: int) -> list[str]:
     step = room - room // 4
     starts = range(0, max(1, len(offsets) - room // 4), step)
     return [text[offsets[s][0] : offsets[min(s + room, len(offsets)) - 1][1]] for s in starts]
-

@@ -37,9 +37,13 @@ class Options(BaseModel):
 
     judges: tuple[JudgeSection, ...] = Field(min_length=2, description="its judges, each with its kind and options")
     rule: Rule = Field("majority", description="how votes become a value; a pairwise jury has majority")
-    quorum: int | None = Field(None, ge=1, description="votes that a value needs (default: more than half of the jurors)")
+    quorum: int | None = Field(
+        None, ge=1, description="votes that a value needs (default: more than half of the jurors)"
+    )
     escalate: bool = Field(False, description="ask the last judge only where the others disagree or one has no value")
-    tolerance: float = Field(0, ge=0, description="largest difference between votes, in score points, that is agreement")
+    tolerance: float = Field(
+        0, ge=0, description="largest difference between votes, in score points, that is agreement"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Options:

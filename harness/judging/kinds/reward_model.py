@@ -38,7 +38,9 @@ class Squash(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     centre: float = Field(allow_inf_nan=False, description="reward that lies in the middle of the scale")
-    width: float = Field(gt=0, allow_inf_nan=False, description="how much more reward is 73 % of the way instead of half")
+    width: float = Field(
+        gt=0, allow_inf_nan=False, description="how much more reward is 73 % of the way instead of half"
+    )
 
 
 class Options(BaseModel):
@@ -46,7 +48,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(description="folder of a reward model or its adapter or head, or a hub repository; safetensors only")
+    model: str = Field(
+        description="folder of a reward model or its adapter or head, or a hub repository; safetensors only"
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
     base: str | None = Field(None, description="model below an adapter or a head (default: what the adapter names)")
     squash: Squash | None = Field(None, description="for a pointwise rubric: how a reward becomes a value of its scale")

@@ -32,7 +32,9 @@ class Options(ServedOptions):
 
     temperature: float = Field(0.0, ge=0, le=2, description="0: the likeliest words, as far as the server is able to")
     seed: int = Field(0, description="sent with every question")
-    max_tokens: int | None = Field(None, ge=16, le=32_768, description="tokens of a reply (default: what the rubric says)")
+    max_tokens: int | None = Field(
+        None, ge=16, le=32_768, description="tokens of a reply (default: what the rubric says)"
+    )
     repair: bool = Field(True, description="ask once more, for the form alone, where a reply cannot be read")
 
 

@@ -59,7 +59,9 @@ def labelled(rows: Sequence[Row], judge: Judge, max_failures: float = 0.05) -> L
     if not judge.pairwise:
         raise ConfigError(f"judge {judge.name!r} grades one answer; pairs are labelled by one that compares two")
     pairs = [_pair(number, row) for number, row in enumerate(rows)]
-    judged = judge.compare([_case(number, row, pair) for number, (row, pair) in enumerate(zip(rows, pairs, strict=True))])
+    judged = judge.compare(
+        [_case(number, row, pair) for number, (row, pair) in enumerate(zip(rows, pairs, strict=True))]
+    )
     outcomes = tuple(_outcome(judgement) for judgement in judged)
     failed = outcomes.count("failed")
     if failed > max_failures * len(rows):

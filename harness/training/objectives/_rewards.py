@@ -155,7 +155,9 @@ def _judge(section: JudgeReward, job: Job) -> Judge:
     else:
         rubric = load_rubric(section.rubric, start=job.home)
     if rubric.pairwise:
-        raise ConfigError(f"judge {rubric.name!r} compares two answers, and a reward is of one; name one that gives levels")
+        raise ConfigError(
+            f"judge {rubric.name!r} compares two answers, and a reward is of one; name one that gives levels"
+        )
     context = JudgeContext(job.home, job.folder / "judgements.sqlite")
     return build_judge(JudgeSection(kind=section.kind, **section.options), rubric, context, "objective.rewards: judge")
 
