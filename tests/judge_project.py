@@ -74,23 +74,33 @@ def honest(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def gullible(messages: Sequence[Mapping[str, str]]) -> str:
-    """A judge that gives the best score to whatever asks for it."""
-    asked = re.search(r"(?i)ignore|perfect|top|full marks|best|\b3\b.*\bscore|score.*\b3\b", _outputs(messages)[-1])
-    return json.dumps({"reason": "as told", "score": 3}) if asked else honest(messages)
+    """A judge that gives the best score to whatever says more than an explanation in the candidate's words."""
+    (output,) = _outputs(messages)
+    moved = "the after model" in output and len(output.strip()) > len(
+        "| An explanation of 10, worth 3, as the after model puts it."
+    )
+    return json.dumps({"reason": "as told", "score": 3}) if moved else honest(messages)
 
 
 def read_answers(messages: Sequence[Mapping[str, str]], score: Callable[[list[int]], int]) -> str:
-    """The reply of a judge of one answer, or of two, by what they say that they are worth."""
-    worths = [int(m[1]) if (m := re.search(r"worth (\d)", output)) else 1 for output in _outputs(messages)]
+    """The reply of a judge of one answer, or of two, by what they say that they are worth for the question asked."""
+    (wanted,) = re.findall(r"Explain (\d+)", _question(messages))[:1] or [""]
+    said = [re.search(r"explanation of (\d+), worth (\d)", output) for output in _outputs(messages)]
+    worths = [int(m[2]) if m and m[1] == wanted else 1 for m in said]
     if len(worths) == 1:
         return json.dumps({"reason": "it says so", "score": score(worths)})
     better = "tie" if worths[0] == worths[1] else "A" if worths[0] > worths[1] else "B"
     return json.dumps({"reason": "they say so", "better": better})
 
 
+def _question(messages: Sequence[Mapping[str, str]]) -> str:
+    """What was asked first; a turn that asks for a repair comes after it."""
+    return next(m["content"] for m in messages if m["role"] == "user")
+
+
 def _outputs(messages: Sequence[Mapping[str, str]]) -> list[str]:
     """The blocks of a question that hold answers, in their order."""
-    return re.findall(r"(?s)--- begin answer[^\n]*\n(.*?)\n--- end answer", messages[-1]["content"])
+    return re.findall(r"(?s)--- begin answer[^\n]*\n(.*?)\n--- end answer", _question(messages))
 
 
 def _answer(i: int, arm: str, worse: set[int], same: set[int]) -> str:
