@@ -7,6 +7,7 @@ import signal
 import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from harness.cli._terminal import Json, print_json, watching
 from harness.errors import ConfigError, HoldError, UsageError, nearest
 
 if TYPE_CHECKING:
+    from harness.config import JudgesSection
     from harness.judging.building import JudgeSection
     from harness.judging.calibration import Agreement, Calibration, Figure
     from harness.judging.kinds import JudgeContext
@@ -55,7 +57,6 @@ def calibrate(
 
     Exit code: 0 where it meets the policy, 3 where it does not, 2 for wrong input, 4 where the judge cannot be asked.
     """
-    from harness.config import JudgesSection
     from harness.judging.building import build_judge
     from harness.judging.calibrating import calibrate as measure
     from harness.judging.calibration import FOLDER, standing, store
@@ -64,13 +65,12 @@ def calibrate(
     from harness.suites.judge import refuse_silence
 
     chosen = _from_gate(gate, name) if gate is not None else _from_options(model, api_base, api_key_env)
-    rubrics = _rubrics(judges, chosen.folder)
+    rubrics = _rubrics(judges or chosen.rubrics, chosen.folder)
     rubric = load_rubric(name, rubrics)
     file = read_labels(labels or _default_labels(rubrics / FOLDER, name), Scale.of(rubric))
-    known = _samples(file, samples or chosen.samples)
+    known = _samples(file, samples or chosen.samples, chosen)
     items = items_of(file, known, _outputs(run))
     require(rubric, (case.sample for item in items for case in _cases(item.case)))
-    policy = chosen.policy or JudgesSection()
     with watching() as observer:
         observer.stage(f"asking {name} about {len(items):,} labelled items")
         asked = build_judge(chosen.section, rubric, _context(chosen, dollars), chosen.where)
@@ -79,6 +79,7 @@ def calibrate(
         finally:
             asked.close()
     path = store(found, file.path.parent)
+    policy = chosen.policy
     check = standing(found, kappa=policy.kappa if kappa is None else kappa, labels=needed or policy.labels)
     if path.parent.resolve() != (rubrics / FOLDER).resolve():
         typer.echo(f"note: a gate looks for calibrations in {rubrics / FOLDER}; move the labels there", err=True)
@@ -129,17 +130,22 @@ _USUAL = 150
 # ---------------------------------------------------------------- who judges
 
 
+@dataclass(frozen=True, slots=True)
 class _Chosen:
-    """Who judges, and where things are: from a gate.yaml or from options."""
+    """Who judges, where things are, and what is asked of them: from a gate.yaml, or from options."""
 
-    def __init__(self, section: JudgeSection, where: str, folder: Path, cache: Path) -> None:
-        self.section, self.where, self.folder, self.cache = section, where, folder, cache
-        self.samples: str | None = None
-        self.policy: Any = None
+    section: JudgeSection
+    where: str
+    folder: Path
+    cache: Path
+    policy: JudgesSection
+    rubrics: Path | None = None
+    samples: str | None = None
+    golden: Path | None = None
 
 
 def _from_options(model: str | None, api_base: str | None, api_key_env: str | None) -> _Chosen:
-    from harness.config import GateConfig
+    from harness.config import GateConfig, JudgesSection
     from harness.judging.building import JudgeSection
 
     if model is None:
@@ -147,7 +153,8 @@ def _from_options(model: str | None, api_base: str | None, api_key_env: str | No
     given = {"model": model, "api_base": api_base, "api_key_env": api_key_env}
     section = JudgeSection(kind="served", **{key: value for key, value in given.items() if value is not None})
     here = Path.cwd()
-    return _Chosen(section, "--model", here, here / str(GateConfig.model_fields["cache"].default))
+    cache = here / str(GateConfig.model_fields["cache"].default)
+    return _Chosen(section, "--model", here, cache, JudgesSection())
 
 
 def _from_gate(path: Path, name: str) -> _Chosen:
@@ -161,15 +168,20 @@ def _from_gate(path: Path, name: str) -> _Chosen:
         near = nearest(name, (str(known) for known in sections))
         raise ConfigError(f"{path}: no suite of kind judge has the judge {name!r}: {near}")
     index = sections[name]
-    section = loaded.gate.suites[index]
-    by = section.options.get("by")
+    options, folder = loaded.gate.suites[index].options, loaded.folder
+    by = options.get("by")
     if not isinstance(by, Mapping):
         raise ConfigError(f"{loaded.where('suites', index)}: key 'by' must say who judges")
-    chosen = _Chosen(
-        JudgeSection(**by), loaded.where("suites", index, "by"), loaded.folder, loaded.folder / loaded.gate.cache
+    return _Chosen(
+        section=JudgeSection(**by),
+        where=loaded.where("suites", index, "by"),
+        folder=folder,
+        cache=folder / loaded.gate.cache,
+        policy=loaded.gate.judges,
+        rubrics=folder / str(options["judges"]) if "judges" in options else None,
+        samples=options.get("samples"),
+        golden=folder / str(options["root"]) if "root" in options else None,
     )
-    chosen.samples, chosen.policy = section.options.get("samples"), loaded.gate.judges
-    return chosen
 
 
 def _context(chosen: _Chosen, dollars: float | None) -> JudgeContext:
@@ -200,13 +212,13 @@ def _default_labels(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _samples(file: LabelFile, reference: str | None) -> Mapping[str, Sample] | None:
+def _samples(file: LabelFile, reference: str | None, chosen: _Chosen) -> Mapping[str, Sample] | None:
     """The samples of a golden set by id; None where the rows hold their own."""
     if reference is None or any("prompt" in label.row or "messages" in label.row for label in file.labels):
         return None
     from harness import assets, goldens
 
-    golden = goldens.load(assets.find("goldensets", start=file.path.parent), reference)
+    golden = goldens.load(assets.find("goldensets", chosen.golden, start=chosen.folder), reference)
     return {sample.id: sample for sample in golden.samples}
 
 
@@ -333,7 +345,8 @@ def _print_calibration(found: Calibration) -> None:
     if found.whole is not None:
         levels = [f"{level:g}" for level in found.levels]
         lines = [(level, *counts) for level, counts in zip(levels, found.whole.confusion, strict=True)]
-        print_table("People (rows) and judge (columns), held out", ("", *levels), lines)
+        typer.echo("\nPeople (rows) and judge (columns), held out")
+        print_table("", ("", *levels), lines)
     typer.echo(_counted(found))
 
 
