@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,12 @@ import pytest
 
 from harness import labelled
 from harness.cli import main
-from tests.judge_project import honest, project
+from harness.judging.labelling.planning import judged_metrics, plan_labels
+from harness.judging.labelling.session import Session
+from harness.judging.labelling.texts import question_of, shown_of
+from harness.judging.rubric import load_rubric
+from harness.runs import read_entries
+from tests.judge_project import change, honest, project
 from tests.labelled_run import GRADE, PAIR, make_run
 from tests.loopback_model import LoopbackModel
 
@@ -80,8 +85,6 @@ def test_nothing_is_paid_twice(folder: Path, server: LoopbackModel) -> None:
 def test_the_gates_own_judge_is_calibrated_and_then_may_be_required(
     folder: Path, server: LoopbackModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.judge_project import change
-
     change(folder / "gate.yaml", judges={})
 
     def gate() -> dict[str, Any]:
@@ -137,8 +140,6 @@ def test_a_judge_that_cannot_be_heard_leaves_no_calibration(
     folder: Path, server: LoopbackModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.faults = {"500": 1.0}
-    from tests.judge_project import change
-
     change(folder / "gate.yaml", suite={"by": {"model": "openai/m", "api_base": server.base, "retries": 0}})
     assert run("calibrate", "worth", "--gate", str(folder / "gate.yaml"), "--json") == 4
     assert not (folder / "judges" / "calibration" / "worth.json").exists()
@@ -190,3 +191,40 @@ def test_labelling_says_what_is_wrong_before_it_serves(
     capsys.readouterr()
     assert run("label", str(graded), "--judges", str(other)) == 2
     assert "has another scale now than it had in this run" in capsys.readouterr().err
+
+
+def grade_everything(run: Path, key: tuple[str, str], judges: Path) -> int:
+    """A person who reads what an answer says that it is worth, and labels all that is planned."""
+    asked = judged_metrics(run)[key]
+    plan = plan_labels(run, *key, asked)
+    rubric = load_rubric(key[1], judges)
+    session = Session(run, plan, shown_of(read_entries(run), rubric, {}), question_of(rubric), "ann")
+    while item := session.state()["item"]:
+        ((text,),) = item["outputs"]
+        assert session.answer(item["id"], int(text.partition("worth ")[2][0]))
+    return asked
+
+
+@pytest.mark.parametrize(("worse", "verdict"), [((), "promote"), (range(40), "block")], ids=["as good", "worse"])
+def test_people_decide_what_a_gate_held_for_them(
+    folder: Path, capsys: pytest.CaptureFixture[str], server: LoopbackModel, worse: Sequence[int], verdict: str
+) -> None:
+    again = folder / "again"
+    again.mkdir()
+    # A judge that finds everything worth 3: alone it would promote anything.
+    server.answer = lambda messages: json.dumps({"reason": "nice", "score": 3})
+    config = project(again, server.base, worse=worse, labels=90, n=60)
+
+    def gate() -> dict[str, Any]:
+        with pytest.raises(SystemExit):
+            main(["gate", str(config), "--json"])
+        return document(capsys)
+
+    held = gate()
+    assert held["verdict"] == "hold"
+    assert "none of the 90 labels by people decide it: harness judge label RUN" in held["reasons"][0]
+    asked = grade_everything(Path(held["run"]), ("explain worth", "worth"), again / "judges")
+    assert asked == 90
+    decided = gate()
+    assert (decided["verdict"], decided["run"]) == (verdict, held["run"])
+    assert decided["comparisons"][0]["correction"]["labels"] == 90
