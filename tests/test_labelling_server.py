@@ -10,20 +10,21 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import labelled, runs
-from harness.errors import InfrastructureError
+from harness.errors import DataError, InfrastructureError
 from harness.judging.labelling.planning import plan_labels
 from harness.judging.labelling.server import MAX_BODY, LabelServer
 from harness.judging.labelling.session import Session, check_shown
 from harness.judging.labelling.texts import question_of, shown_of
 from harness.judging.rubric import load_rubric
 from harness.labelled import LabelPlan
+from harness.records import Sample
 from tests.labelled_run import GIVEAWAYS, GRADE, PAIR, make_run
 
 RUBRICS = {name: load_rubric(name) for name in ("preference", "helpfulness")}
@@ -202,6 +203,7 @@ def test_a_page_elsewhere_cannot_read_the_state(tmp_path: Path) -> None:
         (b"{}", {"Content_Length": "many"}, 411),
         (b"{}", {"Content_Length": "-1"}, 411),
         (b"{}", {"Content_Length": "9" * 30}, 413),
+        (b"{}", {"Content_Length": "0" * 9 + "9" * 9}, 413),
         (b" " * (MAX_BODY + 1), {}, 413),
         (b"", {"Transfer_Encoding": "chunked"}, 411),
     ],
@@ -286,14 +288,14 @@ def test_neither_side_is_always_left_and_two_people_may_see_them_otherwise(tmp_p
     left = {}
     for name in ("ann", "bob", "ann again"):
         given = session(run, annotator=name.removesuffix(" again"), n=100)
-        left[name] = ["old" in given._view(step)["outputs"][0][0] for step in given._steps]
+        left[name] = ["old" in given._view(step)["outputs"][0][0] for step in given._steps.values()]
         assert 0.25 < sum(left[name]) / len(left[name]) < 0.75
     assert left["ann"] == left["ann again"] != left["bob"]
 
 
 def test_ids_of_items_say_nothing_and_are_new_every_time(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    ids = [{step.id for step in session(run)._steps} for _ in range(2)]
+    ids = [{step.id for step in session(run)._steps.values()} for _ in range(2)]
     assert not ids[0] & ids[1]
 
 
@@ -415,8 +417,11 @@ def test_a_full_disk_is_told_and_not_taken_for_stored(tmp_path: Path, monkeypatc
         monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         status, answer = visitor.answer("left")
         assert status == 500
-        assert answer == {"error": "the answer was not stored; see the terminal"}
-        assert "No space left" in visitor.told[0]
+        assert answer == {"error": "the command cannot go on; see the terminal"}
+        assert "the label was not stored: [Errno 28] No space left" in visitor.told[0]
+        monkeypatch.undo()
+        assert stored(run) == []
+        assert visitor.answer("left")[0] == 200
 
 
 def test_finish_ends_the_command(tmp_path: Path) -> None:
@@ -463,3 +468,30 @@ def test_a_journal_that_lost_an_output_is_not_labelled(tmp_path: Path) -> None:
     del shown[plan.items[3].sample_id]
     with pytest.raises(InfrastructureError, match=plan.items[3].sample_id):
         check_shown(plan, shown)
+
+
+def test_people_see_what_the_judge_saw_or_are_not_asked(tmp_path: Path) -> None:
+    entries = runs.read_entries(make_run(tmp_path, GRADE, count=1))
+    faithfulness = load_rubric("faithfulness")
+    assert "context" in faithfulness.needs
+    with pytest.raises(DataError, match=r"sample 's0': the judge was shown context, which the run has not kept"):
+        shown_of(entries, faithfulness, {})
+    sample = Sample("s0", "Question 0?", data={"context": ["first passage", "second passage"]})
+    shown = shown_of(entries, faithfulness, {"s0": sample})["s0"]
+    assert ("context 1", "first passage") in shown.fields
+    assert any(text == "Question 0?" for _, text in shown.fields)
+
+
+def test_a_conversation_is_shown_with_all_of_its_questions(tmp_path: Path) -> None:
+    (entry,) = runs.read_entries(make_run(tmp_path, GRADE, count=1))
+    twice = replace(entry, baseline=entry.baseline * 2, candidate=entry.candidate * 2)
+    with pytest.raises(DataError, match="the judge was shown the later turns"):
+        shown_of([twice], RUBRICS["helpfulness"], {})
+    told = replace(twice, details={"helpfulness": {"turns": ["Question 0?", "And then?"]}})
+    from_golden_set = Sample("s0", "Question 0?", data={"turns": ["Question 0?", "And then?"]})
+    for shown in (
+        shown_of([told], RUBRICS["helpfulness"], {}),
+        shown_of([twice], RUBRICS["helpfulness"], {"s0": from_golden_set}),
+    ):
+        assert shown["s0"].fields[:2] == (("turn 1", "Question 0?"), ("turn 2", "And then?"))
+        assert all(len(turns) == 2 for turns in shown["s0"].outputs.values())

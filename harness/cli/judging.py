@@ -97,6 +97,7 @@ def label(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; a free one by default.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
     judges: Judges = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the golden sets; found from here upwards.")] = None,
     as_json: Json = False,
 ) -> int:
     """Open a page on which a person judges the pairs of a run that would tighten its verdict most.
@@ -115,7 +116,7 @@ def label(
     plan = plan_labels(run, *where, labels or known[where] or _USUAL)
     _refuse_other_rubric(rubric, plan)
     entries = [entry for entry in read_entries(run) if entry.suite == plan.suite]
-    shown = shown_of(entries, rubric, _asked_samples(run, plan.suite))
+    shown = shown_of(entries, rubric, _asked_samples(run, plan.suite, root))
     check_shown(plan, shown)
     session = Session(run, plan, shown, question_of(rubric), annotator, everyone=everyone)
     if not known[where]:
@@ -262,15 +263,15 @@ def _refuse_other_rubric(rubric: Rubric, plan: LabelPlan) -> None:
         raise ConfigError(f"judge {rubric.name!r} has another scale now than it had in this run; restore its files")
 
 
-def _asked_samples(run: Path, suite: str) -> Mapping[str, Sample]:
+def _asked_samples(run: Path, suite: str, root: Path | None) -> Mapping[str, Sample]:
     """The golden set that a suite asked, if it is still here: it holds more than the journal does."""
     from harness import assets, goldens, runs
     from harness.errors import HarnessError
 
     said = runs.read_json(run / runs.MANIFEST)["suites"][suite]
     try:
-        golden = goldens.load(assets.find("goldensets"), str(said.get("asked", "")))
-    except HarnessError:  # the journal's prompts do as well, unless the rubric shows more
+        golden = goldens.load(assets.find("goldensets", root), str(said.get("asked", "")))
+    except HarnessError:  # the journal's prompts do as well, unless the rubric shows more: then that is said
         return {}
     return {sample.id: sample for sample in golden.samples}
 
