@@ -24,6 +24,7 @@ from harness.labelled import CANNOT_TELL, PREFERENCES, WITHDRAWN
 from harness.records import Message, Sample, content_hash
 
 _PAIR, _SINGLE = ("first", "second"), ("output",)
+_NEEDED = ("sample_id", "label")
 _ABOUT = ("sample_id", "label", "annotator", "split", "slice", "tags", "cluster", "note", "time", "draws")
 _SHOWN = ("prompt", "messages", "target", "answers", "first_answers", "second_answers")
 _SPLITS = {"": True, "test": True, "held-out": True, "dev": False}
@@ -171,7 +172,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 where = at(path, reader.line_num)
                 if None in row or None in row.values():
                     raise DataError(f"{where}another number of columns than the header")
-                yield where, {name: value for name, value in row.items() if value != ""}
+                yield where, {name: value for name, value in row.items() if value != "" or name in _NEEDED}
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{at(path)}cannot be read: {error}") from error
 
@@ -179,7 +180,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _label(where: str, row: Mapping[str, Any], scale: Scale) -> tuple[Label, bool]:
     """One row as a label, and whether it withdraws the one before it."""
     _refuse_misspelled(where, row)
-    for name in ("sample_id", "label"):
+    for name in _NEEDED:
         if row.get(name) in (None, ""):
             hint = f"write {CANNOT_TELL!r} where a person could not say" if name in row else nearest(name, row)
             raise DataError(f"{where}no {name!r}: {hint}")
