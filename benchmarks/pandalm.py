@@ -3,11 +3,12 @@
     python -m benchmarks.pandalm --data FOLDER [--runs 2000] [--seed 0]
 
 FOLDER (or $HARNESS_DATA) holds `judging/pandalm/{testset-v1,gpt-3.5-turbo-testset-v1,pandalm-7b-testset-v1}.json` as
-https://github.com/WeOpenML/PandaLM publishes them (Wang et al. 2023, arXiv 2306.05087; Apache-2.0). The tables are part of
-docs/judging-validity.md.
+https://github.com/WeOpenML/PandaLM publishes them (Wang et al. 2023, arXiv 2306.05087; Apache-2.0). The tables are part
+of docs/judging-validity.md.
 
 Outcomes are −1 where the first response is better, 0 for a tie, 1 where the second is; 999 pairs of responses to 170
-instructions, by five models, labelled by three annotators of whom at least two always agree.
+instructions, by five models, labelled by three annotators of whom at least two always agree. Intervals take all pairs
+of one instruction for a cluster.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.validity import Report, table
-from harness.statistics.agreement import alpha_interval, cohen_kappa, kappa_interval
+from harness.statistics.agreement import alpha_interval, kappa_interval
 from harness.statistics.clustered import clustered_interval
 from harness.statistics.paired import Interval
 from harness.statistics.ppi import LabelDraws, committed_draws, corrected_difference, draw_probabilities
@@ -112,8 +113,8 @@ def agreement(labels: Labels, judge: str, counted: str) -> Agreement:
     """Accuracy, macro F1, κ and quadratic κ with 95 % intervals over instructions.
 
     `counted` says what becomes of a verdict that could not be parsed: the pair is left out; or it is an outcome of its
-    own, wrong whatever the humans say (for quadratic κ it has no place on the scale, and the pair is left out); or it is
-    taken for a tie.
+    own, wrong whatever the humans say (for quadratic κ it has no place on the scale, and the pair is left out); or it
+    is taken for a tie.
     """
     said, kept = labels.judges[judge], np.ones(len(labels.human), dtype=bool)
     parsed = ~np.isnan(said)
@@ -134,9 +135,8 @@ def agreement(labels: Labels, judge: str, counted: str) -> Agreement:
 
 def macro_f1(human: Ints, judge: Ints) -> float:
     """Mean over the three outcomes of 2·both / (humans + judge)."""
-    return float(
-        np.mean([2 * np.sum((human == k) & (judge == k)) / (np.sum(human == k) + np.sum(judge == k)) for k in range(3)])
-    )
+    both = [np.sum((human == k) & (judge == k)) for k in range(3)]
+    return float(np.mean([2 * both[k] / (np.sum(human == k) + np.sum(judge == k)) for k in range(3)]))
 
 
 def agreement_table(labels: Labels) -> str:
@@ -189,7 +189,7 @@ def within(interval: Interval, digits: int = 3) -> str:
     return f"{interval.estimate:.{digits}f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
-def garbage_table(labels: Labels) -> str:
+def unparsed_words(labels: Labels) -> str:
     """What the humans said of the pairs on which the judge's verdict could not be parsed."""
     unparsed = np.isnan(labels.judges["GPT-3.5-turbo"])
     counts = Counter(labels.human[unparsed].tolist())
@@ -272,17 +272,8 @@ def rates_table(labels: Labels) -> str:
             duel = by_judge[judge][model]
             cells += [f"{np.mean(duel.human):+.3f}", f"{np.mean(duel.judge):+.3f}"]
         rows.append([model, *cells])
-    return table(
-        [
-            "model",
-            *(
-                f"{who}, {judge}'s pairs" if who == "humans" else judge
-                for judge in labels.judges
-                for who in ("humans", "judge")
-            ),
-        ],
-        rows,
-    )
+    head = [column for judge in labels.judges for column in (f"humans, where {judge} said something", judge)]
+    return table(["model", *head], rows)
 
 
 def tables(labels: Labels, report: Report) -> dict[str, str]:
@@ -290,7 +281,7 @@ def tables(labels: Labels, report: Report) -> dict[str, str]:
     return {
         "panda_agreement": agreement_table(labels),
         "panda_humans": humans_table(labels),
-        "panda_garbage": garbage_table(labels),
+        "panda_unparsed": unparsed_words(labels),
         "panda_rates": rates_table(labels),
         "panda_efficiency": efficiency_table(labels, report),
     }

@@ -27,7 +27,7 @@ from harness.statistics.agreement import (
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-# Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: four observers, twelve units, 0 is missing.
+# Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: four observers, twelve units; 0: missing.
 PUBLISHED = np.array(
     [
         [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0],
@@ -167,7 +167,9 @@ def test_error_of_auc_is_that_of_delong() -> None:
     scores = np.round(rng.normal(positive * 1.0), 1)
     wins = (scores[positive][:, None] > scores[~positive]) + 0.5 * (scores[positive][:, None] == scores[~positive])
     # DeLong et al. 1988: the variances of both kinds' placements, each over its number.
-    variance = np.var(wins.mean(axis=1), ddof=1) / positive.sum() + np.var(wins.mean(axis=0), ddof=1) / (~positive).sum()
+    variance = (
+        np.var(wins.mean(axis=1), ddof=1) / positive.sum() + np.var(wins.mean(axis=0), ddof=1) / (~positive).sum()
+    )
     found = auc_interval(scores, positive)
     assert (found.high - found.estimate) / stdtrit(119, 0.975) == pytest.approx(np.sqrt(variance), rel=0.02)
 
@@ -289,5 +291,5 @@ def test_cross_fitting_refuses_what_it_cannot_use(wrong: Literal["short", "one f
         folds = folds * 0
     else:
         judge[2] = np.nan
-    with pytest.raises(ValueError, match="fold|length"):
+    with pytest.raises(ValueError, match=r"fold|length"):
         cross_fitted(judge, human, folds, levels=3)

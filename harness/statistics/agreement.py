@@ -10,9 +10,9 @@ Obuchowski 1997. For Krippendorff's α the influence is found by leaving out eac
 the scale of log(1 − coefficient) and always lies lower: κ and α are 1 − a ratio of disagreements, and such ratios are
 skew. By simulation, at n = 100 to 300 and true κ from 0.4 to 0.8, a lower bound at 95 % lies above the truth in 0 to
 7 % of the runs this way, in 5 to 13 % with t alone (the most for a rare class and high κ), in 0 to 7 % on Fisher's
-scale (atanh), and in 3 to 8 % with the BCa bootstrap; either of the first two scales would leave an upper end that is
-too low in up to 11 %, and t does in up to 9 %. The lower bound is closest to its level near 0.4, where it is needed, and
-furthest above it for quadratic weights on five levels; docs/judging-validity.md has a table.
+scale (atanh), and in 3 to 8 % with the BCa bootstrap. Upper ends lie below the truth in up to 11 % on either of the
+first two scales, and in up to 9 % with t. The lower bound keeps its level near 0.4, where it is needed, and exceeds it
+most (6 %) for quadratic weights on five levels and high κ; docs/judging-validity.md has a table.
 
 **Near perfection.** Where fewer than five items (or clusters) hold any disagreement, their spread says little about how
 many there are, and the exact binomial bound on their share is used if it lies lower still: perfect agreement on a few

@@ -30,8 +30,9 @@ pairs are not among the N.)
 the end that matters lies too near: with a judge that favours the candidate in 4 % of the pairs and 100 labels, t
 promotes at α = 0.05 in 15 % of the runs. So each end is the farther one of t's and that of Hall's transformation
 (Hall 1992, JRSS B 54, 221–228), which removes skewness to the second order; where T is symmetric they agree. And where
-fewer than five labels differ from the judge, which then may never have been seen to err, two imaginary draws are added
-to the variance, as far off to either side as a label can be. Both only widen. docs/judging-validity.md has the figures.
+all labels but fewer than five lie equally far from the judge, or are equal, mistakes may have gone unseen; two
+imaginary draws are then added to the variance, as far off to either side as a label can be. Both only widen.
+docs/judging-validity.md has the figures.
 
 **A fixed n.** The interval is for a number of labels that was fixed beforehand (`labels_needed`). To look at it, label
 on and look again raises the error; the sequential test of a gate is no licence for that.
@@ -54,7 +55,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _FOLDS = 10
-_FEW = 5  # labels that differ from the judge, below which their spread says little about the mistakes not seen
+_FEW = 5  # mistakes seen, below which their spread says little about those not seen
 _MOST_LABELS = 10_000_000  # nobody labels more; the end of a search
 
 
@@ -176,7 +177,7 @@ def corrected_difference(
         tuning=slope,
         draws=n,
         distinct=distinct,
-        effective_labels=n * _uniform_variance(draws, weights, estimate) / spread**2,
+        effective_labels=n * _uniform_variance(draws, weights, estimate) / spread**2 if spread else math.inf,
     )
     return replace(found, interval=found.at(confidence))
 
@@ -253,7 +254,7 @@ def labels_needed(spread: float, reach: float, *, alpha: float, power: float = 0
         power: in [0.5, 1).
         stream: variance that no label takes away (`Corrected.stream`).
     """
-    if not (spread > 0 and reach > 0 and stream >= 0 and 0 < alpha < 0.5 and 0.5 <= power < 1):
+    if not (0 < spread < math.inf and reach > 0 and stream >= 0 and 0 < alpha < 0.5 and 0.5 <= power < 1):
         raise ValueError(f"spread {spread}, reach {reach}, stream {stream}, alpha {alpha}, power {power}")
     if _reach(_MOST_LABELS, spread, stream, alpha, power) > reach:
         return None
@@ -290,12 +291,17 @@ def _slope(judged: Floats, labelled: Floats) -> float:
 
 
 def _spread(judge: Floats, draws: LabelDraws, terms: Floats, span: float) -> float:
-    """Standard deviation of T, with two imaginary draws where too few labels differ from the judge; above 0."""
+    """Standard deviation of T, with two imaginary draws where too few labels tell anything new."""
     squares = float(np.sum((terms - np.mean(terms)) ** 2))
-    if np.count_nonzero(draws.labels != judge[draws.pairs]) < _FEW:
+    if min(_unlike(draws.labels - judge[draws.pairs]), _unlike(draws.labels)) < _FEW:
         least = float(np.min(draws.probabilities[draws.probabilities > 0]))
         squares += 2.0 * (2.0 * span / (len(judge) * least)) ** 2
     return math.sqrt(squares / (len(terms) - 1))
+
+
+def _unlike(values: Floats) -> int:
+    """How many values differ from the commonest one."""
+    return len(values) - int(np.unique(np.round(values, 9), return_counts=True)[1].max())
 
 
 def _stream_variance(
