@@ -10,6 +10,7 @@ broken by more than three Monte-Carlo errors: in the main settings a false promo
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import time
@@ -477,8 +478,9 @@ def bounds_table(report: Report) -> str:
             rows.append(
                 say([raters.name, f"{kappa:.1f}", *(str(above_kappa(raters, kappa, n, report)) for n in LABELS)])
             )
-    for truth in (0.7, 0.8, 0.9):
-        rows.append(say(["AUC, 3 of 10 positive", f"{truth}", *(str(above_auc(truth, n, report)) for n in LABELS)]))
+    for share, truth in itertools.product((0.3, 0.1), (0.7, 0.8, 0.9)):
+        cells = [str(above_auc(share, truth, n, report)) for n in LABELS]
+        rows.append(say([f"AUC, {share:.0%} positive", f"{truth}", *cells]))
     for skill in (0.65, 0.8):
         rows.append(say(alpha_row(skill, report)))
     return table(["coefficient", "truth", *(f"{n} items" for n in LABELS)], rows)
@@ -494,11 +496,11 @@ def above_kappa(raters: Raters, kappa: float, n: int, report: Report) -> Rate:
     return rate(missed)
 
 
-def above_auc(truth: float, n: int, report: Report) -> Rate:
+def above_auc(share: float, truth: float, n: int, report: Report) -> Rate:
     """Of the AUC of two normal distributions."""
     apart, missed = float(ndtri(truth)) * 2**0.5, []
     for _ in range(report.runs):
-        positive = np.arange(n) < 0.3 * n
+        positive = np.arange(n) < share * n
         scores = report.rng.normal(np.where(positive, apart, 0.0))
         missed.append(auc_interval(scores, positive, confidence=0.9).low > truth)
     return rate(missed)

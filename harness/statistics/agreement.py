@@ -31,9 +31,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from harness.statistics.clustered import clustered_interval
+from harness.statistics.clustered import clustered_error, clustered_interval
 from harness.statistics.ordering import commit_order
-from harness.statistics.paired import Interval, paired_interval
+from harness.statistics.paired import Interval, paired_interval, t_interval
 from harness.statistics.proportions import proportion_lower_bound
 
 Floats = npt.NDArray[np.float64]
@@ -134,7 +134,8 @@ def auc_interval(
 ) -> Interval:
     """AUC with its two-sided interval (DeLong et al. 1988; Obuchowski 1997 with clusters), within [0, 1].
 
-    Where all scores are equal it is the whole scale.
+    Student's t has one degree of freedom less than there are items (or clusters) of the rarer kind, which is where most
+    of the error comes from. Where all scores are equal, or there is one item of a kind, the interval is the whole scale.
 
     Args:
         scores: see `auc`.
@@ -147,10 +148,13 @@ def auc_interval(
     """
     estimate, influence, misplaced = _auc(scores, positive)
     units = _units(clusters, len(scores))
-    if np.all(scores == scores[0]):
-        return Interval(estimate, 0.0, 1.0)
-    found = clustered_interval(estimate + influence, units, confidence=confidence)
     rarer = positive if positive.sum() * 2 <= len(positive) else ~positive
+    few = len(np.unique(units[rarer]))
+    error, many = clustered_error(influence, units)
+    if np.all(scores == scores[0]) or few < 2:
+        return Interval(estimate, 0.0, 1.0)
+    error *= math.sqrt(few / (few - 1) * (many - 1) / many)
+    found = t_interval(estimate, error, few - 1, confidence)
     return _bounded(found, _share_bound(misplaced[rarer], units[rarer], confidence), 0.0)
 
 
@@ -355,6 +359,7 @@ def _share_bound(bad: Floats, units: Ints, confidence: float) -> float:
 def _bounded(found: Interval, loss: float, least: float) -> Interval:
     """The interval within the coefficient's scale: lower end on the scale of log(1 − coefficient), or at 1 − loss."""
     short = 1.0 - found.estimate
-    low = 1.0 - short * math.exp((found.estimate - found.low) / short) if short > 0 else 1.0
+    # An exponent of 100 is past the end of any scale, and does not overflow.
+    low = 1.0 - short * math.exp(min((found.estimate - found.low) / short, 100.0)) if short > 0 else 1.0
     low = min(low, 1.0 - loss)
     return Interval(found.estimate, max(low, least), min(found.high, 1.0))
