@@ -17,14 +17,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from string import Template
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
 from benchmarks import pandalm
-from benchmarks.validity import Rate, Report, say, table
+from benchmarks.validity import Rate, Report, publish, say, table
 from harness.records import Estimand
 from harness.statistics.agreement import (
     Weights,
@@ -566,11 +565,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **pandalm.tables(pandalm.read(chosen.data), report),
     }
     command = f"python -m benchmarks.judging_validity --runs {chosen.runs} --seed {chosen.seed}"
-    text = Template(PROSE.read_text(encoding="utf-8")).substitute(tables, command=command, runs=f"{chosen.runs:,}")
-    chosen.out.write_text(text, encoding="utf-8")
+    publish(PROSE, chosen.out, report, {**tables, "command": command})
     print(f"{chosen.out} written after {time.monotonic() - began:.0f} s")
-    for promise in report.broken:
-        print(f"BROKEN {promise}", file=sys.stderr)
     return 1 if report.broken else 0
 
 

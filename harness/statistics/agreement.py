@@ -134,8 +134,8 @@ def auc_interval(
 ) -> Interval:
     """AUC with its two-sided interval (DeLong et al. 1988; Obuchowski 1997 with clusters), within [0, 1].
 
-    Student's t has one degree of freedom less than there are items (or clusters) of the rarer kind, which is where most
-    of the error comes from. Where all scores are equal, or there is one item of a kind, the interval is the whole scale.
+    Student's t has one degree of freedom less than there are items (or clusters) of the rarer kind, where most of the
+    error comes from. Where all scores are equal, or there is one item of a kind, the interval is the whole scale.
 
     Args:
         scores: see `auc`.

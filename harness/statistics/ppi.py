@@ -28,7 +28,7 @@ pairs are not among the N.)
 
 **The interval** is Student's t where it is wide enough. T is skew where the judge errs seldom and to one side, and then
 the end that matters lies too near: with a judge that favours the candidate in 4 % of the pairs and 100 labels, t
-promotes at α = 0.05 in 15 % of the runs. So each end is the farther one of t's and that of Hall's transformation
+promotes at α = 0.05 in 14 % of the runs. So each end is the farther one of t's and that of Hall's transformation
 (Hall 1992, JRSS B 54, 221–228), which removes skewness to the second order; where T is symmetric they agree. And where
 all labels but fewer than five lie equally far from the judge, or are equal, mistakes may have gone unseen; two
 imaginary draws are then added to the variance, as far off to either side as a label can be. Both only widen.

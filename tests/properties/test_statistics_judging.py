@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -36,7 +37,7 @@ OUTCOMES = st.sampled_from([-1.0, -0.5, 0.0, 1.0])
 def ordered(interval: Interval, least: float) -> bool:
     """Whether three finite numbers stand in order within the scale; rounding may move an end to the estimate."""
     ends = (least, interval.low, interval.estimate, interval.high, 1.0)
-    return all(math.isfinite(x) for x in ends) and all(a <= b + 1e-9 for a, b in zip(ends, ends[1:], strict=False))
+    return all(math.isfinite(x) for x in ends) and all(a <= b + 1e-9 for a, b in itertools.pairwise(ends))
 
 
 @FEW
