@@ -120,6 +120,29 @@ def test_population_error_is_what_repeated_streams_show(size: int) -> None:
     assert np.mean(errors) == pytest.approx(np.var(estimates), rel=0.2)
 
 
+def test_population_error_counts_pairs_that_are_never_drawn() -> None:
+    rng = np.random.default_rng(16)
+    estimates, errors = [], []
+    for _ in range(300):
+        # Half of the outputs are identical, in whole clusters; the others are mostly better.
+        drawable = (rng.random(60) < 0.5)[np.arange(300) // 5]
+        human = np.where(drawable, rng.choice([-1.0, 0.0, 1.0], 300, p=[0.05, 0.05, 0.9]), 0.0)
+        judge = np.where(drawable, np.where(rng.random(300) < 0.7, human, 1.0), 0.0)
+        q = draw_probabilities(np.ones(300), drawable=drawable)
+        draws = labelled(human, judge, 200, q=q, seed=rng.bytes(8))
+        found = correct(judge, draws, "population", clusters=np.arange(300) // 5)
+        assert found.interval is not None
+        estimates.append(found.interval.estimate)
+        errors.append(found.error**2)
+    assert np.mean(errors) == pytest.approx(np.var(estimates), rel=0.2)
+
+
+def test_two_pairs_drawn_again_and_again_are_not_certainty() -> None:
+    human, judge = np.array([1.0, -1.0, 0.0]), np.array([0.5, -0.5, 0.0])
+    pairs = np.arange(40) % 2
+    assert correct(judge, LabelDraws(pairs, human[pairs], np.full(3, 1 / 3))).error > 0.1
+
+
 def test_clusters_widen_a_population_and_not_a_frozen_set() -> None:
     rng = np.random.default_rng(4)
     clusters = np.arange(500) // 10
