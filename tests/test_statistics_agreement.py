@@ -113,7 +113,7 @@ def test_perfect_agreement_is_not_certainty() -> None:
 
 @pytest.mark.parametrize("same", ["both", "judge", "human"])
 def test_a_rater_that_never_varies_shows_nothing(same: str) -> None:
-    varied, flat = np.arange(50) % 3, np.ones(50, dtype=np.int64)
+    varied, flat = np.arange(47) % 3, np.ones(47, dtype=np.int64)
     a, b = (flat if same in ("both", side) else varied for side in ("judge", "human"))
     assert cohen_kappa(a, b, levels=3) == 0.0
     assert cohen_kappa(a, b, levels=3, weights="quadratic") == 0.0
@@ -135,6 +135,8 @@ def test_ratings_that_cannot_be_compared_are_refused() -> None:
         kappa_interval(np.array([0, 1]), np.array([0, 1]), levels=2, clusters=np.array([7, 7]))
     with pytest.raises(ValueError, match="two clusters"):
         auc_interval(np.array([0.0, 1.0]), np.array([False, True]), clusters=np.array([7, 7]))
+    with pytest.raises(ValueError, match="two clusters"):
+        kappa_interval(np.array([1]), np.array([1]), levels=2)
     with pytest.raises(ValueError, match="clusters for 1"):
         kappa_interval(np.array([0, 1]), np.array([0, 1]), levels=2, clusters=np.array([7]))
 

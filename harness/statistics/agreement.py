@@ -93,23 +93,22 @@ def kappa_interval(
     """
     estimate, influence, chance = _kappa(a, b, levels, weights)
     units = _units(clusters, len(a))
+    found = clustered_interval(estimate + influence, units, confidence=confidence)
     if np.all(a == a[0]) or np.all(b == b[0]):
         return Interval(estimate, -1.0, 1.0)
-    found = clustered_interval(estimate + influence, units, confidence=confidence)
     return _bounded(found, _share_bound((a != b).astype(float), units, confidence) / chance, -1.0)
 
 
 def _kappa(a: Ints, b: Ints, levels: int, weights: Weights) -> tuple[float, Floats, float]:
     """κ, the influence of each item, and the disagreement that chance would give."""
-    table = confusion(a, b, levels=levels) / max(len(a), 1)
-    if not len(a):
+    counts, n, places = confusion(a, b, levels=levels), len(a), np.arange(levels)
+    if not n:
         raise ValueError("no items were rated")
-    places = np.arange(levels)
     cost = (places[:, None] - places) ** 2 / (levels - 1) ** 2 if weights == "quadratic" else places[:, None] != places
-    rows, columns = table.sum(axis=1), table.sum(axis=0)
-    seen, chance = float(np.sum(cost * table)), float(rows @ cost @ columns)
+    rows, columns = counts.sum(axis=1) / n, counts.sum(axis=0) / n
+    seen, chance = float(np.sum(cost * counts)) / n, float(rows @ cost @ columns)
     if rows.max() == 1.0 or columns.max() == 1.0:
-        return 0.0, np.zeros(len(a)), chance
+        return 0.0, np.zeros(n), chance
     # κ = 1 − seen / chance; an item moves `seen` by its own cost and `chance` through both margins.
     expected = (cost @ columns)[a] + (rows @ cost)[b] - 2.0 * chance
     influence = (seen / chance * expected - (cost[a, b] - seen)) / chance
@@ -217,10 +216,10 @@ def alpha_interval(
     units = _units(clusters, ratings.shape[1])[kept]
     names, place = np.unique(units, return_inverse=True)
     estimate = _alpha(counts, values, level)
-    if len(values) < 2:
-        return Interval(0.0, -1.0, 1.0)
     if len(names) < 2:
         raise ValueError(f"an interval needs at least two clusters, not {len(names)}")
+    if len(values) < 2:
+        return Interval(0.0, -1.0, 1.0)
     left_out = np.array([_alpha(counts[place != k], values, level) for k in range(len(names))])
     pulls = (len(names) - 1) * (np.mean(left_out) - left_out)
     found = paired_interval(estimate + pulls, confidence=confidence)
