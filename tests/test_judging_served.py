@@ -243,7 +243,7 @@ def test_with_three_faults_in_ten_no_failure_is_a_score_and_nothing_is_paid_twic
     again = run()  # another client on the same store, as after a restart
     assert all(check(found, wanted) <= before for found, wanted, before in zip(again, faultless, failed, strict=True))
     for before, after in zip([*first[0], *first[1]], [*again[0], *again[1]], strict=True):
-        if before.state == "scored":
+        if before.state == "scored" and not before.details.get("same"):
             assert (after.value, after.usage.calls) == (before.value, 0)
             assert after.usage.cost == 0
             assert after.usage.cached >= 1
