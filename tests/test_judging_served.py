@@ -131,8 +131,8 @@ def with_check(folder: Path, mode: str) -> Rubric:
     scale = [{"value": v, "name": f"n{v}", "anchor": "x"} for v in (1, 2, 3, 4, 5)] if mode == "pointwise" else []
     check = {"metric": "json", "options": {"mode": "parses"}}
     made = {
-        "name": "checked", "version": 1, "description": "d", "mode": mode, "sees": [], "criteria": ["c"], "scale": scale,
-        "checks": [check],
+        "name": "checked", "version": 1, "description": "d", "mode": mode, "sees": [], "criteria": ["c"], "scale":
+        scale, "checks": [check],
     }  # fmt: skip
     (folder / "checked.yaml").write_text(json.dumps(made))
     (folder / "checked.prompt.md").write_text("\n\n".join(f"{{{{{output}}}}}" for output in outputs))
@@ -330,6 +330,6 @@ def test_bad_input_gets_one_clear_error(server: LoopbackModel, monkeypatch: pyte
         judge(server, LEVELS, api_key_env="JUDGE_KEY")
     with pytest.raises(ConfigError, match=r"judge: unknown key 'modle': did you mean 'model'\?"):
         judge(server, LEVELS, modle="x")
-    with pytest.raises(DataError, match="faithfulness.*context.*'s0'"):
+    with pytest.raises(DataError, match=r"faithfulness.*context.*'s0'"):
         judge(server, load_rubric("faithfulness")).grade([case("superb")])
     assert not server.asked

@@ -1,9 +1,10 @@
 """A tiny language model that judges, trained in seconds, and a real server for it: no stub in the path of a test.
 
-Its tokenizer reads nothing of a question but a handful of words: what kind of judgement is wanted, and the praise or blame
-that the answers hold. So a question of a thousand words is a few tokens for it, and a Llama of two layers learns in seconds
-to answer as a judge should, with the JSON that is asked for. An answer with "superb" in it gets 5, one with "abysmal" 1; of
-several such words the last one counts, and an answer without any gets 3. Of two answers the one with the better word wins.
+Its tokenizer reads nothing of a question but a handful of words: what kind of judgement is wanted, and the praise or
+blame that the answers hold. So a question of a thousand words is a few tokens for it, and a Llama of two layers learns
+in seconds to answer as a judge should, with the JSON that is asked for. An answer with "superb" in it gets 5, one with
+"abysmal" 1; of several such words the last one counts, and an answer without any gets 3. Of two answers the one with
+the better word wins.
 
     model = make_judge_model(folder / "judge")
     with serving(model) as api_base:
@@ -34,7 +35,9 @@ WORDS = {"abysmal": 1, "lacking": 2, "passable": 3, "commendable": 4, "superb": 
 
 _ASSESS, _COMPARE, _ANSWER = "You assess one answer", "You compare two answers", "<|assistant|>"
 _END, _PAD = "</s>", "<pad>"
-_TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+_TEMPLATE = (
+    "{% for m in messages %}{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def level_reply(level: int) -> str:
@@ -81,7 +84,7 @@ def make_judge_model(folder: Path) -> Path:
 
 @contextmanager
 def serving(folder: Path, timeout: float = 120) -> Iterator[str]:
-    """`transformers serve` on a free port of this machine; gives the `api_base`. The model's name there: the folder's."""
+    """`transformers serve` on a free port; gives the `api_base`. The model's name there is the folder's."""
     command = Path(sys.executable).with_name("transformers")
     program = str(command) if command.is_file() else shutil.which("transformers")
     if program is None:
@@ -156,7 +159,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, timeout: float)
     until = time.monotonic() + timeout
     while time.monotonic() < until and process.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(url, timeout=2):  # noqa: S310  (our own server's address)
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)

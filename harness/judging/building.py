@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from harness import plugins
 from harness.config import OpenSection
 from harness.errors import ConfigError, PluginError

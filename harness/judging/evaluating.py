@@ -22,9 +22,10 @@ from harness.served.client import Budget
 class Evaluation:
     """What a judge said of one output, or of one against another.
 
-    `value` is there exactly when `state` is `scored`: a level of the rubric's scale, `bounds` its ends; for a pair 1 where
-    `output` is better, −1 where `against` is, 0 for a tie or where the two orders disagree. `reason` holds the judge's own
-    words, which are untrusted, or why there is no value. `cost` is in US dollars; None where no price is known.
+    `value` is there exactly when `state` is `scored`: a level of the rubric's scale, `bounds` its ends; for a pair 1
+    where `output` is better, −1 where `against` is, 0 for a tie or where the two orders disagree. `reason` holds the
+    judge's own words, which are untrusted, or why there is no value. `cost` is in US dollars; None where no price is
+    known.
     """
 
     judge: str
@@ -148,4 +149,3 @@ def _evaluation(name: str, judge: Judge, said: Judgement) -> Evaluation:
     return Evaluation(
         name, said.state, said.value, said.reason, said.failure, judge.bounds, said.usage, dict(said.details)
     )
-

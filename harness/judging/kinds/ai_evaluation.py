@@ -2,15 +2,16 @@
 
 The rubric names the judge and its scale; what is asked is the library's. Three of its engines:
 
-`local`: one of its metrics, by `evaluation`. `llm`: its LLM judge with `criteria`; its prompt and its reading, but sent by our
-client, so that retries, budget, cost and the memory of replies are those of every other judge here. `turing`: a template of
-its cloud, by `evaluation`; the variables FI_API_KEY and FI_SECRET_KEY hold its keys, and nobody knows what a call costs.
+`local`: one of its metrics, by `evaluation`. `llm`: its LLM judge with `criteria`; its prompt and its reading, but
+sent by our client, so that retries, budget, cost and the memory of replies are those of every other judge here.
+`turing`: a template of its cloud, by `evaluation`; the variables FI_API_KEY and FI_SECRET_KEY hold its keys, and
+nobody knows what a call costs.
 
-The library reports much that went wrong as a completed evaluation with score 0.0, or 1.0 (read in 1.1.0): a provider that
-fails, a reply that cannot be read, an input that is missing, a claim that is not there. A gate would take that for quality. So
-an LLM's score counts only where its own reply holds that very number, a metric's only where its reason is none of those below,
-and a score without any reason only above 0. Its prompt puts what is judged beside its criteria without a mark between them:
-canaries show what that does.
+The library reports much that went wrong as a completed evaluation with score 0.0, or 1.0 (read in 1.1.0): a provider
+that fails, a reply that cannot be read, an input that is missing, a claim that is not there. A gate would take that
+for quality. So an LLM's score counts only where its own reply holds that very number, a metric's only where its reason
+is none of those below, and a score without any reason only above 0. Its prompt puts what is judged beside its criteria
+without a mark between them: canaries show what that does.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ from harness.served.client import Client
 _KEYS = ("FI_API_KEY", "FI_SECRET_KEY")
 _INPUTS = {"output": "output", "context": "context", "input": "prompt", "expected_response": "reference"}
 _NOT_MADE = re.compile(
-    r"Input validation failed|LLM provider failed|Failed to parse|(?:Cannot|Could not) parse (?:schema|expected)|Schema JSON is "
-    r"invalid|Unsupported format|Metric .* not found|Error\b|Evaluation (?:failed|timed out)|No metric scores|"
-    r"No [\w ]{1,60}\b(?:provided|to match against)"
+    r"Input validation failed|LLM provider failed|Failed to parse|(?:Cannot|Could not) parse (?:schema|expected)|"
+    r"Schema JSON is invalid|Unsupported format|Metric .* not found|Error\b|Evaluation (?:failed|timed out)|"
+    r"No metric scores|No [\w ]{1,60}\b(?:provided|to match against)"
 )
 _NOTHING_TO_JUDGE = re.compile(r"No (?:verifiable|entities|relevant items|expected phrases|claims)\b")
 
@@ -67,7 +68,9 @@ class Options(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Options:
-        needed = {"local": ("evaluation",), "llm": ("criteria", "server"), "turing": ("evaluation", "model")}[self.engine]
+        needed = {"local": ("evaluation",), "llm": ("criteria", "server"), "turing": ("evaluation", "model")}[
+            self.engine
+        ]
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(f"engine {self.engine} needs {name}")
@@ -176,7 +179,9 @@ class AiEvaluationJudge:
         if not isinstance(score, int | float) or not math.isfinite(score) or not 0 <= score <= 1:
             return _failed(f"a score of {score!r}, where 0 to 1 is possible", "unreadable", usage)
         if score == 0 and not said.strip():
-            return _failed("a score of 0 without any reason, which is how the library reports a failure", "unreadable", usage)
+            return _failed(
+                "a score of 0 without any reason, which is how the library reports a failure", "unreadable", usage
+            )
         low, high = self.bounds
         value = low + (high - low) * (1 - score if self._options.inverted else score)
         return Judgement("scored", value, said, usage=usage, details={"score": float(score)})
@@ -253,7 +258,9 @@ def _need_metric(options: Options) -> None:
     registry = importlib.import_module("fi.evals.local.registry").get_registry()
     if registry.get(options.evaluation) is None:
         known = registry.list_metrics()
-        raise ConfigError(f"ai-evaluation has no metric {options.evaluation!r}: {nearest(options.evaluation or '', known)}")
+        raise ConfigError(
+            f"ai-evaluation has no metric {options.evaluation!r}: {nearest(options.evaluation or '', known)}"
+        )
 
 
 def _need_keys() -> None:

@@ -1,15 +1,16 @@
-"""A sequence classifier as a judge: entailment of the output by its context (NLI), toxicity, refusal, any class with a name
+"""A sequence classifier as a judge: entailment of the output by its context (NLI), toxicity, refusal, any class
 
-One class counts, `label`: its probability becomes the value, from the worst level of the rubric to the best, or the other
-way round with `inverted` (the more toxic, the worse). Or each class is a level, in `levels`, and the likeliest decides.
-With `premise` the model reads a pair, as NLI models do: a field of the sample first (`context`, `reference`, `prompt`), the
-output second; without it the output alone. A pairwise rubric is decided by the two values' difference; nothing here depends
-on an order.
+One class counts, `label`: its probability becomes the value, from the worst level of the rubric to the best, or the
+other way round with `inverted` (the more toxic, the worse). Or each class is a level, in `levels`, and the likeliest
+decides. With `premise` the model reads a pair, as NLI models do: a field of the sample first (`context`, `reference`,
+`prompt`), the output second; without it the output alone. A pairwise rubric is decided by the two values' difference;
+nothing here depends on an order.
 
-What the model cannot read whole is a failed judgement of kind `truncated`, unless `windows` says otherwise: the longer side
-(the premise, or the output that is read alone) is then read in windows that overlap by a quarter, and `label` has its
-highest probability of any: a claim is entailed where some part of the context entails it (Laban et al. 2022, SummaC), and an
-output is as toxic as its most toxic part. The output of a pair is never split: a part of a claim is another claim.
+What the model cannot read whole is a failed judgement of kind `truncated`, unless `windows` says otherwise: the longer
+side (the premise, or the output that is read alone) is then read in windows that overlap by a quarter, and `label` has
+its highest probability of any: a claim is entailed where some part of the context entails it (Laban et al. 2022,
+SummaC), and an output is as toxic as its most toxic part. The output of a pair is never split: a part of a claim is
+another claim.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import inspect
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -45,10 +46,16 @@ class Options(BaseModel):
     revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
     label: str | None = Field(None, description="class whose probability counts")
     inverted: bool = Field(False, description="the likelier the label, the worse")
-    levels: dict[str, float] | None = Field(None, description="level of the rubric for each class; the likeliest decides")
-    premise: str | None = Field(None, description="field of the sample that is read before the output: context, prompt …")
+    levels: dict[str, float] | None = Field(
+        None, description="level of the rubric for each class; the likeliest decides"
+    )
+    premise: str | None = Field(
+        None, description="field of the sample that is read before the output: context, prompt …"
+    )
     windows: bool = Field(False, description="read what is too long in windows; off: it is a failed judgement")
-    max_length: int | None = Field(None, ge=16, description="tokens that are read at once (default: what the model reads)")
+    max_length: int | None = Field(
+        None, ge=16, description="tokens that are read at once (default: what the model reads)"
+    )
     batch_size: int = Field(16, ge=1, description="most texts of a batch")
     tie: float = Field(0.0, ge=0, description="pairwise: largest difference of two values that is a tie")
     dtype: Dtype = Field("auto", description="auto is 16 bits on a GPU and float32 on a CPU")
@@ -196,8 +203,8 @@ class ClassifierJudge:
         if self._label is None:
             best = self.classes[int(probabilities[0].argmax())]
             details["probabilities"] = dict(zip(self.classes, map(float, probabilities[0]), strict=True))
-            assert self._options.levels is not None  # given where no label is
-            return Judgement("scored", self._options.levels[best], f"likeliest class: {best}", details=details)
+            level = (self._options.levels or {})[best]  # there, because no label is
+            return Judgement("scored", level, f"likeliest class: {best}", details=details)
         share = float(probabilities[:, self._label].max())
         details["probability"] = share
         value = low + (high - low) * (1 - share if self._options.inverted else share)
@@ -240,7 +247,9 @@ def _need_classes(options: Options, rubric: Rubric, classes: Sequence[str], name
     low, high = rubric.bounds
     outside = [c for c, level in levels.items() if not low <= level <= high]
     if outside:
-        raise ConfigError(f"levels: {levels[outside[0]]:g} for {outside[0]!r} lies outside the scale {low:g} to {high:g}")
+        raise ConfigError(
+            f"levels: {levels[outside[0]]:g} for {outside[0]!r} lies outside the scale {low:g} to {high:g}"
+        )
     return None
 
 
@@ -250,4 +259,3 @@ def _parts(tokenizer: Any, text: str, room: int) -> list[str]:
     step = room - room // 4
     starts = range(0, max(1, len(offsets) - room // 4), step)
     return [text[offsets[s][0] : offsets[min(s + room, len(offsets)) - 1][1]] for s in starts]
-

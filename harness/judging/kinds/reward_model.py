@@ -1,13 +1,14 @@
 """A reward model as a judge: a sequence classifier with one output, on the conversation as its chat template writes it
 
-A reward has no scale: it says which of two answers is better, and nothing else (Ouyang et al. 2022; Bradley & Terry 1952). So
-a pairwise rubric is decided by the sign of the difference, and a pointwise one needs `squash`, by which a reward becomes a
-value of the rubric's scale: lowest + (highest − lowest) · σ((reward − centre) / width). Choose centre and width on rewards
-of your own, and calibrate the judge: nothing else makes such a value mean anything.
+A reward has no scale: it says which of two answers is better, and nothing else (Ouyang et al. 2022; Bradley & Terry
+1952). So a pairwise rubric is decided by the sign of the difference, and a pointwise one needs `squash`, by which a
+reward becomes a value of the rubric's scale: lowest + (highest − lowest) · σ((reward − centre) / width). Choose centre
+and width on rewards of your own, and calibrate the judge: nothing else makes such a value mean anything.
 
-A model that objective `reward` left here is read as it was trained, up to the end of the answer; any other as its template
-writes the conversation, which is how published ones are used. A tokenizer without a template reads prompt and answer as one
-text with the end token behind it. A conversation that is too long is a failed judgement of kind `truncated`.
+A model that objective `reward` left here is read as it was trained, up to the end of the answer; any other as its
+template writes the conversation, which is how published ones are used. A tokenizer without a template reads prompt and
+answer as one text with the end token behind it. A conversation that is too long is a failed judgement of kind
+`truncated`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Squash(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     centre: float = Field(allow_inf_nan=False, description="reward that lies in the middle of the scale")
-    width: float = Field(gt=0, allow_inf_nan=False, description="how much more reward is 73 % of the way instead of half")
+    width: float = Field(
+        gt=0, allow_inf_nan=False, description="how much more reward is 73 % of the way instead of half"
+    )
 
 
 class Options(BaseModel):
@@ -46,7 +49,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(description="folder of a reward model or its adapter or head, or a hub repository; safetensors only")
+    model: str = Field(
+        description="folder of a reward model or its adapter or head, or a hub repository; safetensors only"
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
     base: str | None = Field(None, description="model below an adapter or a head (default: what the adapter names)")
     squash: Squash | None = Field(None, description="for a pointwise rubric: how a reward becomes a value of its scale")

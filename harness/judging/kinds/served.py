@@ -1,7 +1,7 @@
-"""A model behind an API applies a rubric: one question a case, both orders of a pair, a strict reading, at most one repair
+"""A model behind an API applies a rubric: one question a case, two a pair, a strict reading, at most one repair
 
-Every question of a batch is handed to the client at once, so that all its connections are in use; what could not be read is
-asked for once more in a second batch. A reply counts as the judge's word only in the form that was asked for
+Every question of a batch is handed to the client at once, so that all its connections are in use; what could not be
+read is asked for once more in a second batch. A reply counts as the judge's word only in the form that was asked for
 (`harness.judging.reading`): anything else, like a request that failed, is a failed judgement of a named kind.
 """
 
@@ -32,7 +32,9 @@ class Options(ServedOptions):
 
     temperature: float = Field(0.0, ge=0, le=2, description="0: the likeliest words, as far as the server is able to")
     seed: int = Field(0, description="sent with every question")
-    max_tokens: int | None = Field(None, ge=16, le=32_768, description="tokens of a reply (default: what the rubric says)")
+    max_tokens: int | None = Field(
+        None, ge=16, le=32_768, description="tokens of a reply (default: what the rubric says)"
+    )
     repair: bool = Field(True, description="ask once more, for the form alone, where a reply cannot be read")
 
 
@@ -78,9 +80,9 @@ class ServedJudge:
         """See `Judge.describe`; of the server's address only what names it, never what may be a password."""
         base = None if self._options.api_base is None else urlsplit(self._options.api_base)
         return judged_by(
-            self, kind="served", rubric=self._rubric.name, version=self._rubric.version, rubric_sha256=self._rubric.hash,
-            model=self._options.model, server=None if base is None else f"{base.hostname}:{base.port}{base.path}",
-            **self._decoding(),
+            self, kind="served", rubric=self._rubric.name, version=self._rubric.version,
+            rubric_sha256=self._rubric.hash, model=self._options.model, server=None if base is None else
+            f"{base.hostname}:{base.port}{base.path}", **self._decoding(),
         )  # fmt: skip
 
     def remarks(self) -> Sequence[str]:

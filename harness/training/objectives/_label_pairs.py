@@ -25,7 +25,8 @@ class Labelled:
     """Rows of kind preference, and how the judge came to them.
 
     `outcomes[i]` is what was found for the i-th pair given: an answer that is better in both orders, a tie in both, a
-    choice by place (the same place twice), a tie in one order only, or no judgement (it failed, or the judge cannot tell).
+    choice by place (the same place twice), a tie in one order only, or no judgement (it failed, or the judge cannot
+    tell).
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -59,7 +60,9 @@ def labelled(rows: Sequence[Row], judge: Judge, max_failures: float = 0.05) -> L
     if not judge.pairwise:
         raise ConfigError(f"judge {judge.name!r} grades one answer; pairs are labelled by one that compares two")
     pairs = [_pair(number, row) for number, row in enumerate(rows)]
-    judged = judge.compare([_case(number, row, pair) for number, (row, pair) in enumerate(zip(rows, pairs, strict=True))])
+    judged = judge.compare(
+        [_case(number, row, pair) for number, (row, pair) in enumerate(zip(rows, pairs, strict=True))]
+    )
     outcomes = tuple(_outcome(judgement) for judgement in judged)
     failed = outcomes.count("failed")
     if failed > max_failures * len(rows):

@@ -1,4 +1,4 @@
-"""Rewards of generated answers: a reward model that was trained here, a metric of ours, or a judge (RLAIF, Lee et al. 2023).
+"""Rewards of generated answers: a reward model that was trained here, a metric of ours, or a judge (RLAIF).
 
 TRL gives a completion whose reward is missing no advantage and says so in a log line; a training whose judge is down
 would run to its end having learnt nothing. Here a reward that goes missing too often ends the training.
@@ -33,7 +33,7 @@ _ENOUGH = 20  # rewards asked for before a share of failures says anything
 
 
 class JudgeReward(OpenSection):
-    """A judge as a reward: a rubric by name, or one criterion in words; the other keys are options of the judge's kind."""
+    """A judge as a reward: a rubric by name, or one criterion in words; other keys are options of its kind."""
 
     kind: str = Field("served", description="kind of judge: served, classifier, reward_model, jury …")
     rubric: str | None = Field(None, description="name of a pointwise rubric in judges/")
@@ -155,7 +155,9 @@ def _judge(section: JudgeReward, job: Job) -> Judge:
     else:
         rubric = load_rubric(section.rubric, start=job.home)
     if rubric.pairwise:
-        raise ConfigError(f"judge {rubric.name!r} compares two answers, and a reward is of one; name one that gives levels")
+        raise ConfigError(
+            f"judge {rubric.name!r} compares two answers, and a reward is of one; name one that gives levels"
+        )
     context = JudgeContext(job.home, job.folder / "judgements.sqlite")
     return build_judge(JudgeSection(kind=section.kind, **section.options), rubric, context, "objective.rewards: judge")
 
