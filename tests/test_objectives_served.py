@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.training.objectives._judging import JudgeOptions, Preference, ServedJudge
 
 from harness.errors import ConfigError, DataError, SubjectError
 from harness.records import Generate
 from harness.training.objectives._distill import DistillOptions, distilled
+from harness.training.objectives._judging import JudgeOptions, Preference, ServedJudge
 from harness.training.objectives._label_pairs import Labelled, labelled
 from harness.training.objectives._rewards import plain
 from harness.training.objectives._served import Served, ServedOptions
