@@ -7,88 +7,39 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.errors import ConfigError, DataError, SubjectError
-from harness.records import Generate
+from harness.served import Prices, ServedOptions
 from harness.training.objectives._distill import DistillOptions, distilled
 from harness.training.objectives._judging import JudgeOptions, Preference, ServedJudge
 from harness.training.objectives._label_pairs import Labelled, labelled
 from harness.training.objectives._rewards import plain
-from harness.training.objectives._served import Served, ServedOptions
 from tests import objective_jobs as jobs
 from tests.conftest import TinyModels
+from tests.loopback_model import Fault, Messages, Said, wait_for
+from tests.loopback_model import LoopbackModel as Server
 
-pytestmark = pytest.mark.slow  # litellm takes seconds to load
-
-Reply = dict[str, Any] | int
-"""Content and finish_reason, or the status of an error."""
-
-
-class Server:
-    """Speaks as much of OpenAI's API as is asked here; `reply` answers the text of the last message."""
-
-    def __init__(self) -> None:
-        self.reply: Callable[[str], Reply] = lambda text: {"content": f"echo {text}"}
-        self.asked: list[dict[str, Any]] = []
-        self.keys: set[str | None] = set()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.append(body)
-                outer.keys.add(self.headers.get("Authorization"))
-                self._send(outer.reply(body["messages"][-1]["content"]))
-
-            def _send(self, reply: Reply) -> None:
-                if isinstance(reply, int):
-                    status, body = reply, {"error": {"message": "out of order, sk-secret", "type": "server"}}
-                else:
-                    message = {"role": "assistant", "content": reply["content"]}
-                    choice = {"index": 0, "message": message, "finish_reason": reply.get("finish", "stop")}
-                    status, body = 200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m",
-                                         "choices": [choice], "usage": {"completion_tokens": 3, "prompt_tokens": 2,
-                                                                        "total_tokens": 5}}  # fmt: skip
-                raw = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-
-            def log_message(self, *given: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.base = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-
-    @property
-    def texts(self) -> list[str]:
-        return [body["messages"][-1]["content"] for body in self.asked]
-
-    def options(self, kind: Any = ServedOptions, **more: Any) -> Any:
-        return kind(model="openai/m", api_base=self.base, **{"retries": 0, "timeout": 20, **more})
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+FREE = Prices(input=0, output=0)  # with prices given, litellm's table is not loaded
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.close()
+    with Server() as made:
+        yield made
+
+
+def options_for(server: Server, kind: Any = ServedOptions, **more: Any) -> Any:
+    return kind(model="openai/m", api_base=server.base, **{"retries": 0, "timeout": 20, "prices": FREE, **more})
+
+
+def bodies(server: Server) -> list[Any]:
+    return [asked.body for asked in server.asked]
 
 
 PROMPTS = [{"prompt": f"Question {n}?"} for n in range(6)]
@@ -96,136 +47,114 @@ PROMPTS = [{"prompt": f"Question {n}?"} for n in range(6)]
 
 def test_answers_become_rows_in_the_order_of_the_prompts(server: Server, tmp_path: Path) -> None:
     told = [{"role": "user", "content": "Question 6?"}]
-    made = distilled([*PROMPTS, {"prompt": told}], server.options(DistillOptions, system="Be brief."), tmp_path / "c")
+    made = distilled(
+        [*PROMPTS, {"prompt": told}], options_for(server, DistillOptions, system="Be brief."), tmp_path / "c"
+    )
     assert made.rows[:6] == tuple({"prompt": f"Question {n}?", "completion": f"echo Question {n}?"} for n in range(6))
     assert made.rows[6] == {"prompt": told, "completion": [{"role": "assistant", "content": "echo Question 6?"}]}
     assert (made.asked, made.cut, made.repeated, made.failures) == (7, 0, 0, Counter())
-    assert {body["messages"][0]["content"] for body in server.asked} == {"Be brief."}
-    assert {(body["temperature"], body["max_tokens"], body["model"]) for body in server.asked} == {(0.0, 1024, "m")}
+    assert {body["messages"][0]["content"] for body in bodies(server)} == {"Be brief."}
+    assert {(body["temperature"], body["max_tokens"], body["model"]) for body in bodies(server)} == {(0.0, 1024, "m")}
 
 
 def test_nothing_is_asked_twice(server: Server, tmp_path: Path) -> None:
-    first = distilled([*PROMPTS, PROMPTS[0]], server.options(DistillOptions), tmp_path / "c")
+    first = distilled([*PROMPTS, PROMPTS[0]], options_for(server, DistillOptions), tmp_path / "c")
     assert len(server.asked) == 6, "the same request was sent twice"
-    assert distilled([*PROMPTS, PROMPTS[0]], server.options(DistillOptions), tmp_path / "c").rows == first.rows
+    assert distilled([*PROMPTS, PROMPTS[0]], options_for(server, DistillOptions), tmp_path / "c").rows == first.rows
     assert len(server.asked) == 6, "an answer was forgotten"
-    distilled(PROMPTS[:1], server.options(DistillOptions, temperature=0.5), tmp_path / "c")
+    distilled(PROMPTS[:1], options_for(server, DistillOptions, temperature=0.5), tmp_path / "c")
     assert len(server.asked) == 7, "an answer to another request was taken"
 
 
 def test_failures_are_counted_make_no_row_and_are_asked_again(server: Server, tmp_path: Path) -> None:
-    server.reply = lambda text: 500 if "3" in text else {"content": "fine"}
-    options = server.options(DistillOptions, max_failures=0.2)
+    server.answer = lambda messages: Fault("500") if "3" in messages[-1]["content"] else "fine"
+    options = options_for(server, DistillOptions, max_failures=0.2)
     made = distilled(PROMPTS, options, tmp_path / "c")
     assert [row["prompt"] for row in made.rows] == [f"Question {n}?" for n in (0, 1, 2, 4, 5)]
     assert made.failures.total() == 1
-    server.reply = lambda text: {"content": "at last"}
+    server.answer = lambda messages: "at last"
     before = len(server.asked)
     assert distilled(PROMPTS, options, tmp_path / "c").rows[3]["completion"] == "at last"
-    assert server.texts[before:] == ["Question 3?"]
+    assert server.questions[before:] == ["Question 3?"]
 
 
 def test_a_server_that_is_down_is_an_error_and_what_it_said_before_is_kept(server: Server, tmp_path: Path) -> None:
-    server.reply = lambda text: 503 if text > "Question 2?" else {"content": "fine"}
+    server.answer = lambda messages: Fault("503") if messages[-1]["content"] > "Question 2?" else "fine"
     with pytest.raises(SubjectError, match=r"openai/m: 3 of 6 requests stayed without an answer .* kept in"):
-        distilled(PROMPTS, server.options(DistillOptions), tmp_path / "c")
-    server.reply = lambda text: {"content": "fine"}
+        distilled(PROMPTS, options_for(server, DistillOptions), tmp_path / "c")
+    server.answer = lambda messages: "fine"
     before = len(server.asked)
-    distilled(PROMPTS, server.options(DistillOptions), tmp_path / "c")
-    assert sorted(server.texts[before:]) == ["Question 3?", "Question 4?", "Question 5?"]
+    distilled(PROMPTS, options_for(server, DistillOptions), tmp_path / "c")
+    assert sorted(server.questions[before:]) == ["Question 3?", "Question 4?", "Question 5?"]
 
 
 def test_answers_that_were_cut_off_are_told_and_left_out_unless_asked_for(server: Server, tmp_path: Path) -> None:
-    server.reply = lambda text: {"content": "half a", "finish": "length" if "1" in text else "stop"}
-    made = distilled(PROMPTS, server.options(DistillOptions), tmp_path / "c")
+    server.answer = lambda messages: Said("half a", "length" if "1" in messages[-1]["content"] else "stop")
+    made = distilled(PROMPTS, options_for(server, DistillOptions), tmp_path / "c")
     assert (len(made.rows), made.cut) == (5, 1)
-    kept = distilled(PROMPTS, server.options(DistillOptions, keep_cut=True), tmp_path / "c")
+    kept = distilled(PROMPTS, options_for(server, DistillOptions, keep_cut=True), tmp_path / "c")
     assert (len(kept.rows), kept.cut) == (6, 1)
-    server.reply = lambda text: {"content": "half", "finish": "length"}
+    server.answer = lambda messages: Said("half", "length")
     with pytest.raises(DataError, match="6 answers were cut off; raise max_tokens"):
-        distilled(PROMPTS, server.options(DistillOptions), tmp_path / "other")
-
-
-def test_an_answer_that_is_none_is_a_failure(server: Server) -> None:
-    for reply in ({"content": ""}, {"content": "x", "finish": "content_filter"}):
-        server.reply = lambda text, reply=reply: reply  # type: ignore[misc]
-        (output,) = Served(server.options()).ask([Generate("?")])
-        assert output.text is None
-        assert output.failure
+        distilled(PROMPTS, options_for(server, DistillOptions), tmp_path / "other")
 
 
 def test_several_answers_to_a_prompt_are_drawn_apart_and_kept_once(server: Server, tmp_path: Path) -> None:
     answers = iter(["one", "two", "one"] * 6)
-    lock = threading.Lock()
-
-    def reply(text: str) -> Reply:
-        with lock:
-            return {"content": next(answers)}
-
-    server.reply = reply
-    options = server.options(DistillOptions, answers=3, temperature=0.8, concurrency=1)
+    server.answer = lambda messages: next(answers)
+    options = options_for(server, DistillOptions, answers=3, temperature=0.8, concurrency=1)
     made = distilled(PROMPTS[:2], options, tmp_path / "c")
     assert [row["completion"] for row in made.rows] == ["one", "two"] * 2
     assert made.repeated == 2
-    assert {body["seed"] for body in server.asked} == {0, 1, 2}
+    assert {body["seed"] for body in bodies(server)} == {0, 1, 2}
     with pytest.raises(ConfigError, match="at temperature 0 are the same"):
-        distilled(PROMPTS, server.options(DistillOptions, answers=2), tmp_path / "c")
+        distilled(PROMPTS, options_for(server, DistillOptions, answers=2), tmp_path / "c")
 
 
 def test_prompts_that_cannot_be_answered_are_refused(server: Server, tmp_path: Path) -> None:
     answered = {"prompt": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
     for rows, message in (([], "no prompt"), ([{"text": "x"}], "row 0 has no prompt"), ([answered], "not the user's")):
         with pytest.raises(DataError, match=message):
-            distilled(rows, server.options(DistillOptions), tmp_path / "c")  # type: ignore[arg-type]
+            distilled(rows, options_for(server, DistillOptions), tmp_path / "c")  # type: ignore[arg-type]
     assert not server.asked
 
 
-def test_a_key_is_sent_and_never_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = server.options(api_key_env="TEACHER_KEY")
+def test_a_key_is_sent_and_never_told(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = options_for(server, DistillOptions, api_key_env="TEACHER_KEY")
     monkeypatch.delenv("TEACHER_KEY", raising=False)
     with pytest.raises(ConfigError, match="TEACHER_KEY holds no key"):
-        Served(options)
+        distilled(PROMPTS, options, tmp_path / "c")
     monkeypatch.setenv("TEACHER_KEY", "sk-secret")
-    server.reply = lambda text: 401
-    (output,) = Served(options).ask([Generate("?")])
-    assert server.keys == {"Bearer sk-secret"}
-    assert output.failure
-    assert "sk-secret" not in output.failure
+    server.key = "another"
+    with pytest.raises(SubjectError, match="401") as raised:
+        distilled(PROMPTS, options, tmp_path / "c")
+    assert {asked.headers["authorization"] for asked in server.asked} == {"Bearer sk-secret"}
+    assert "sk-secret" not in str(raised.value)
 
 
 def test_a_killed_run_has_lost_no_answer(server: Server, tmp_path: Path) -> None:
     """kill -9 while it waits for the third answer; the first two are not asked for again."""
-    held = threading.Event()
-    reached = threading.Event()
-
-    def reply(text: str) -> Reply:
-        if "2" in text:
-            reached.set()
-            held.wait(60)
-        return {"content": "fine"}
-
-    server.reply = reply
-    script = (
+    server.script = ["", "", "hang"]
+    program = (
         "import sys; from pathlib import Path; from harness.training.objectives._distill import *\n"
-        "options = DistillOptions(model='openai/m', api_base=sys.argv[1], retries=0, concurrency=1)\n"
+        "options = DistillOptions(model='openai/m', api_base=sys.argv[1], retries=0, concurrency=1, "
+        "prices={'input': 0, 'output': 0})\n"
         "distilled([{'prompt': f'Question {n}?'} for n in range(6)], options, Path(sys.argv[2]))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, server.base, str(tmp_path / "c")])
+    process = subprocess.Popen([sys.executable, "-c", program, server.base, str(tmp_path / "c")])
     try:
-        assert reached.wait(120)
-        time.sleep(0.2)
+        assert wait_for(lambda: len(server.asked) == 3)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        held.set()
     server.asked.clear()
-    distilled(PROMPTS, server.options(DistillOptions), tmp_path / "c")
-    assert sorted(server.texts) == [f"Question {n}?" for n in range(2, 6)]
+    distilled(PROMPTS, options_for(server, DistillOptions), tmp_path / "c")
+    assert sorted(server.questions) == [f"Question {n}?" for n in range(2, 6)]
 
 
 class TestJudge:
     def judge(self, server: Server, tmp_path: Path) -> ServedJudge:
-        return ServedJudge(server.options(JudgeOptions), tmp_path / "judgements")
+        return ServedJudge(options_for(server, JudgeOptions), tmp_path / "judgements")
 
     @pytest.mark.parametrize(
         ("said", "score"),
@@ -246,25 +175,25 @@ class TestJudge:
     def test_only_the_number_asked_for_is_a_score(
         self, server: Server, tmp_path: Path, said: str, score: float | None
     ) -> None:
-        server.reply = lambda text: {"content": said}
+        server.answer = lambda messages: said
         judge = self.judge(server, tmp_path)
         assert judge(["What?"], ["That."]) == [score]
         assert len(judge.failures) == (score is None)
 
     def test_an_error_is_no_score(self, server: Server, tmp_path: Path) -> None:
-        server.reply = lambda text: 500 if "bad" in text else {"content": '{"score": 5}'}
+        server.answer = lambda messages: Fault("500") if "bad" in messages[-1]["content"] else '{"score": 5}'
         assert self.judge(server, tmp_path)(["What?"] * 2, ["good", "bad"]) == [0.5, None]
 
     def test_an_answer_stands_between_marks_that_its_writer_cannot_know(self, server: Server, tmp_path: Path) -> None:
-        server.reply = lambda text: {"content": '{"score": 5}'}
+        server.answer = lambda messages: '{"score": 5}'
         judge = self.judge(server, tmp_path)
         judge(["What?", "What?"], ["That {criterion} {0}.", "This."])
-        codes = {line.rpartition(" ")[2] for text in server.texts for line in text.split("\n") if "end of" in line}
+        codes = {line.rpartition(" ")[2] for text in server.questions for line in text.split("\n") if "end of" in line}
         assert len(codes) == 2
-        assert any("That {criterion} {0}." in text for text in server.texts)
+        assert any("That {criterion} {0}." in text for text in server.questions)
 
     def test_a_judgement_is_asked_for_once(self, server: Server, tmp_path: Path) -> None:
-        server.reply = lambda text: {"content": '{"score": 5}'}
+        server.answer = lambda messages: '{"score": 5}'
         self.judge(server, tmp_path)(["What?"], ["That."])
         self.judge(server, tmp_path)(["What?"], ["That."])
         assert len(server.asked) == 1
@@ -331,26 +260,27 @@ class TestLabels:
                 labelled([row], judge)
 
     def test_a_served_judge_labels_conversations(self, server: Server, tmp_path: Path) -> None:
-        def reply(text: str) -> Reply:
-            first = text.partition("answer A")[2].partition("end of")[0]
-            return {"content": json.dumps({"better": "A" if "good" in first else "B"})}
+        def reply(messages: Messages) -> str:
+            first = messages[-1]["content"].partition("answer A")[2].partition("end of")[0]
+            return json.dumps({"better": "A" if "good" in first else "B"})
 
-        server.reply = reply
+        server.answer = reply
         turns = [{"role": "user", "content": "Question?"}]
         answers = [[{"role": "assistant", "content": text}] for text in ("bad", "good")]
-        judge = ServedJudge(server.options(JudgeOptions), tmp_path / "judgements")
+        judge = ServedJudge(options_for(server, JudgeOptions), tmp_path / "judgements")
         made = labelled([{"prompt": turns, "answers": answers}], judge.compare)
         assert made.rows == ({"prompt": turns, "chosen": answers[1], "rejected": answers[0]},)
         assert len(server.asked) == 2
 
 
+@pytest.mark.slow
 def test_a_judge_can_be_the_reward_of_a_training(server: Server, tiny: TinyModels, tmp_path: Path) -> None:
-    def reply(text: str) -> Reply:
-        answer = text.partition("\nanswer ")[2].partition("end of answer")[0]
-        return {"content": json.dumps({"score": len(answer) % 11})}
+    def reply(messages: Messages) -> str:
+        answer = messages[-1]["content"].partition("\nanswer ")[2].partition("end of answer")[0]
+        return json.dumps({"score": len(answer) % 11})
 
-    server.reply = reply
-    judge = {"model": "openai/m", "api_base": server.base, "retries": 0}
+    server.answer = reply
+    judge = {"model": "openai/m", "api_base": server.base, "retries": 0, "prices": FREE.model_dump()}
     made = jobs.objective("grpo", rewards=[{"judge": judge}], generations=4, max_new_tokens=6)
     job = jobs.job(tiny.model(), tmp_path, made, "prompt", train=jobs.rows("prompt", 4), max_steps=3)
     trainer = made.trainer(job)
