@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from harness.judging import prompting, reading
+from harness.judging._blocks import visible
 from harness.judging.kinds import JudgeContext, _pairs, judged_by
 from harness.judging.prompting import Framed
 from harness.judging.reading import Reading
@@ -140,7 +141,7 @@ def _read(rubric: Rubric, reply: Reply) -> Reading:
 def _judgement(said: Reading, reply: Reply, framed: Framed) -> Judgement:
     details: dict[str, Any] = {"left_out": dict(framed.left_out)} if framed.left_out else {}
     if said.state == "failed" and reply.text is not None:
-        details["reply"] = reading.visible(reply.text[:_SHOWN])
+        details["reply"] = visible(reply.text[:_SHOWN])
     return Judgement(said.state, said.value, said.problem or said.reason, said.failure, reply_usage(reply), details)
 
 

@@ -7,6 +7,7 @@ would run to its end having learnt nothing. Here a reward that goes missing too 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from harness.judging.building import JudgeSection, build_judge
 from harness.judging.criteria import DEFAULT, by_criterion
 from harness.judging.kinds import JudgeContext
 from harness.judging.records import Case, Judge
-from harness.judging.rubric import load_rubric
+from harness.judging.rubric import load_rubric, require
 from harness.metrics import Metric
 from harness.records import Message, Output, Sample
 from harness.training.objectives import Job, Row
@@ -158,6 +159,8 @@ def _judge(section: JudgeReward, job: Job) -> Judge:
         raise ConfigError(
             f"judge {rubric.name!r} compares two answers, and a reward is of one; name one that gives levels"
         )
+    for part, rows in (("train", job.train), ("validation", job.validation)):
+        require(rubric, (replace(_sample(r["prompt"], r), id=f"row {n} of {part}") for n, r in enumerate(rows)))
     context = JudgeContext(job.home, job.folder / "judgements.sqlite")
     return build_judge(JudgeSection(kind=section.kind, **section.options), rubric, context, "objective.rewards: judge")
 
