@@ -1,7 +1,7 @@
 """A tiny language model that judges, trained in seconds, and a real server for it: no stub in the path of a test.
 
 Its tokenizer reads nothing of a question but a handful of words: what kind of judgement is wanted, and the praise or
-blame that the answers hold. So a question of a thousand words is a few tokens for it, and a Llama of two layers learns
+blame that the answers hold. So a question of a thousand words is a few tokens for it, and a Llama of one layer learns
 in seconds to answer as a judge should, with the JSON that is asked for. An answer with "superb" in it gets 5, one with
 "abysmal" 1; of several such words the last one counts, and an answer without any gets 3. Of two answers the one with
 the better word wins.
@@ -58,12 +58,12 @@ def make_judge_model(folder: Path) -> Path:
     tokenizer = _tokenizer()
     set_seed(0)
     shape: dict[str, Any] = {
-        "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
         "num_attention_heads": 4, "max_position_embeddings": 256, "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id,
     }  # fmt: skip
     model = LlamaForCausalLM(LlamaConfig(**shape))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     batches = [_batch(tokenizer, list(rows)) for _, rows in itertools.groupby(_examples(), lambda e: len(e[0]))]
     for _ in range(400):
         optimizer.zero_grad()
@@ -75,6 +75,8 @@ def make_judge_model(folder: Path) -> Path:
         optimizer.step()
         if max(loss.item() for loss in losses) < 2e-3:
             break
+    else:
+        raise RuntimeError("the tiny judge has not learned its replies")
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
