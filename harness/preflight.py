@@ -6,8 +6,8 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from harness.execution.local import UNANSWERED, Answered, Chunk, Evaluation, SuiteState, within
-from harness.records import AnsweredPair, Check, Guard, ScorePair
+from harness.execution.local import UNANSWERED, Answered, Chunk, Evaluation, SuiteState, ask_chunks, within
+from harness.records import AnsweredPair, Check, Guard, Output, PairedScore, Request, ScorePair
 from harness.statistics.proportions import proportion_lower_bound
 
 _NOISE = "noise-floor"
@@ -34,11 +34,13 @@ def noise_floors(evaluation: Evaluation, states: Sequence[SuiteState], count: in
 
 def _ask_again(evaluation: Evaluation, chunks: Sequence[Chunk]) -> list[Answered]:
     subject = evaluation.baseline
-    per_sample = [[suite.requests(sample, subject) for sample in samples] for suite, samples in chunks]
-    backwards = [request for chunk in per_sample for group in chunk for request in group][::-1]
-    outputs = {i: output for batch in subject.answer(backwards) for i, output in batch} if backwards else {}
-    flat = iter(outputs.get(i, UNANSWERED) for i in reversed(range(len(backwards))))
-    return [[tuple(next(flat) for _ in group) for group in chunk] for chunk in per_sample]
+
+    def answer(requests: Sequence[Request]) -> list[Output]:
+        backwards = requests[::-1]
+        outputs = {i: output for batch in subject.answer(backwards) for i, output in batch} if backwards else {}
+        return [outputs.get(i, UNANSWERED) for i in reversed(range(len(backwards)))]
+
+    return ask_chunks(chunks, subject, answer)
 
 
 def _required(evaluation: Evaluation, state: SuiteState) -> list[Guard]:
@@ -57,9 +59,8 @@ def _noise_check(
 
 
 def _judge_noise(name: str, scores: Sequence[ScorePair], guard: Guard, state: SuiteState) -> Check:
-    both = [(s.baseline.value, s.candidate.value) for s in scores]
-    complete = [(a, b) for a, b in both if a is not None and b is not None]
-    changed = sum(a != b for a, b in complete)
+    complete = [d for s in scores if (d := PairedScore("", "", (), s.baseline, s.candidate).difference) is not None]
+    changed = sum(d != 0 for d in complete)
     if not complete:
         return Check(name, True, "no sample was scored twice; failures are counted in the guard itself")
     span = state.suite.metrics[guard.metric].span

@@ -3,8 +3,8 @@
 Everything that came from a model, a sample or a trace stands in blocks (`harness.judging._blocks`). The frame around
 them is written here and not by the rubric's author: what is data, that no instruction in it counts, the criteria, the
 scale, and the form of the answer. Placeholders are replaced in one pass; what was put in is never looked at again.
-The reason comes before the verdict, because a verdict given first is defended, not reasoned (Liu et al. 2023, G-Eval,
-arXiv 2303.16634).
+The reason comes before the verdict, because a verdict that follows its evidence agrees better with people than one that
+is given first (Wang et al. 2024, arXiv 2305.17926, "multiple evidence calibration").
 """
 
 from __future__ import annotations

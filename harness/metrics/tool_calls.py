@@ -4,7 +4,8 @@ Bounds 0 to 1, higher is better, chance 0. The row gives `calls`, the expected c
 called), and may give `tools`, their definitions in OpenAI's format. A call is right when it is one of the expected ones
 with equal arguments (as JSON: 1 equals 1.0, the order of keys says nothing, an argument left out equals the schema's
 default), and when the tool and the arguments fit the definitions. The score is the number of right calls divided by the
-larger of the numbers of expected and of written calls, so that a missing call and an extra one both cost.
+larger of the numbers of expected and of written calls, so that a missing call and an extra one both cost. With
+`mode: valid` no call is expected, and the score is the share of written calls that fit their definitions.
 
 Arguments of free text cannot be compared by machine. Those that `judged_arguments` names, or whose property in the
 schema holds `"x-judged": true`, are only held against the schema; what they say is left to a judge, such as
@@ -33,7 +34,9 @@ _MOST_CALLS = 256
 class Options(MetricOptions):
     """Options of `tool_calls`."""
 
-    mode: Literal["share", "all"] = Field("share", description="all: 1 when every call is right and none is extra")
+    mode: Literal["share", "all", "valid"] = Field(
+        "share", description="all: 1 when every call is right and none is extra; valid: what calls fit their schemas"
+    )
     order: bool = Field(False, description="the calls must come in the expected order")
     judged_arguments: tuple[str, ...] = Field(
         (), description="arguments whose text is left to a judge, as `argument` or `tool.argument`"
@@ -124,6 +127,8 @@ class ToolCalls:
             return Score.failed(f"sample {sample.id!r}: a call is nested too deeply to be compared")
 
     def _compared(self, sample: Sample, given: list[Call]) -> Score:
+        if self._options.mode == "valid":
+            return self._valid(sample, given)
         wanted = _wanted(sample)
         tools = _Tools(sample, self._options)
         for index, call in enumerate(wanted):
@@ -138,6 +143,16 @@ class ToolCalls:
         said = f"{right} right, {len(wanted) - right} missing, {len(given) - right} extra or wrong"
         reason = "; ".join([said, *dict.fromkeys(p for p in problems if p)])[:1000]
         return Score("scored", float(value == 1) if self._options.mode == "all" else value, reason)
+
+    def _valid(self, sample: Sample, given: list[Call]) -> Score:
+        """The share of calls that name a tool of the sample and fit its schema; 1 where nothing was called."""
+        if sample.data.get("tools") is None:
+            raise _Fault(f"sample {sample.id!r} has no `tools` to hold calls against")
+        tools = _Tools(sample, self._options)
+        problems = [problem for call in given[:_MOST_CALLS] if (problem := tools.problem(call))]
+        wrong = len(problems) + max(0, len(given) - _MOST_CALLS)
+        value = 1.0 - wrong / len(given) if given else 1.0
+        return Score("scored", value, "; ".join(dict.fromkeys(problems))[:1000])
 
 
 def _wanted(sample: Sample) -> list[Call]:

@@ -1,10 +1,22 @@
 """How far a judge agrees with humans, and jurors with each other, with intervals that respect clusters.
 
-Every coefficient here is a smooth function of means, so that its error can be read off its influence values: how much
-each rated item pulls the estimate. An interval is Student's t on estimate + influence, summed within clusters where
-items come in clusters (`clustered_interval`). For Cohen's κ without clusters the variance is that of Fleiss, Cohen &
-Everitt 1969, with n − 1 for n; for AUC that of DeLong, DeLong & Clarke-Pearson 1988; with clusters that of Obuchowski
-1997.
+**Error.** Every coefficient here is a smooth function of means, so that its error can be read off its influence
+values: how much each rated item pulls the estimate. Summed within clusters where items come in clusters
+(`clustered_interval`), their squares give the standard error. For Cohen's κ without clusters that is the one of Fleiss,
+Cohen & Everitt 1969, with n − 1 for n; for AUC the one of DeLong, DeLong & Clarke-Pearson 1988; with clusters that of
+Obuchowski 1997. For Krippendorff's α the influence is found by leaving out each item or cluster once (jackknife).
+
+**Interval.** The upper end is Student's t. The lower end, which decides whether a judge may block, is Student's t on
+the scale of log(1 − coefficient) and always lies lower: κ and α are 1 − a ratio of disagreements, and such ratios are
+skew. By simulation, at n = 100 to 300 and true κ from 0.4 to 0.8, a lower bound at 95 % lies above the truth in 0 to
+7 % of the runs this way, in 5 to 13 % with t alone (the most for a rare class and high κ), in 0 to 7 % on Fisher's
+scale (atanh), and in 3 to 8 % with the BCa bootstrap; either of the first two scales would leave an upper end that is
+too low in up to 11 %, and t does in up to 9 %. The lower bound is closest to its level near 0.4, where it is needed, and
+furthest above it for quadratic weights on five levels; docs/judging-validity.md has a table.
+
+**Near perfection.** Where fewer than five items (or clusters) hold any disagreement, their spread says little about how
+many there are, and the exact binomial bound on their share is used if it lies lower still: perfect agreement on a few
+items is no proof of it.
 
 Ratings are levels 0 … levels − 1, worst first, so that a rubric's 1 to 5 becomes 0 to 4 and a pairwise −1, 0, 1 becomes
 0, 1, 2.
@@ -12,6 +24,7 @@ Ratings are levels 0 … levels − 1, worst first, so that a rubric's 1 to 5 be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -243,7 +256,8 @@ def _disagreement(counts: Floats, values: Floats, level: Level) -> tuple[float, 
 def _distances(totals: Floats, values: Floats, level: Level) -> Floats:
     """(values, values) squared distance of two values."""
     if level == "nominal":
-        return (values[:, None] != values).astype(np.float64)
+        apart: Floats = (values[:, None] != values).astype(np.float64)
+        return apart
     # Two ranks are as far apart as the ratings from one to the other, half of those at both ends not counted.
     places = np.cumsum(totals) - totals / 2.0 if level == "ordinal" else values
     distance: Floats = (places[:, None] - places) ** 2
@@ -339,6 +353,8 @@ def _share_bound(bad: Floats, units: Ints, confidence: float) -> float:
 
 
 def _bounded(found: Interval, loss: float, least: float) -> Interval:
-    """The interval within the coefficient's scale, whose lower end allows at least for a loss against 1."""
-    low = min(found.low, 1.0 - loss)
+    """The interval within the coefficient's scale: lower end on the scale of log(1 − coefficient), or at 1 − loss."""
+    short = 1.0 - found.estimate
+    low = 1.0 - short * math.exp((found.estimate - found.low) / short) if short > 0 else 1.0
+    low = min(low, 1.0 - loss)
     return Interval(found.estimate, max(low, least), min(found.high, 1.0))
