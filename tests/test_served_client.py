@@ -129,19 +129,19 @@ def test_a_killed_process_has_lost_no_answer_and_asks_for_none_again(tmp_path: P
     program = (
         "import sys; from pathlib import Path; from harness.records import Message; from harness.served import *\n"
         "from harness.served.client import Client\n"
-        "options = ServedOptions(model='openai/m', api_base=sys.argv[1], concurrency=16, prices=Prices(input=0, output=0))\n"
+        "free = Prices(input=0, output=0)\n"
+        "options = ServedOptions(model='openai/m', api_base=sys.argv[1], concurrency=16, prices=free)\n"
         "asked = [Question((Message('user', f'question {n}'),)) for n in range(200)]\n"
         "for index, reply in Client(options, store=Path(sys.argv[2])).ask(asked):\n"
         "    print(index, flush=True)\n"
     )
     with LoopbackModel(latency=0.02) as server:
         command = [sys.executable, "-c", program, server.base, str(tmp_path / "s")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        given = {int(process.stdout.readline()) for _ in range(60)}
-        os.kill(process.pid, signal.SIGKILL)
-        given |= {int(line) for line in process.stdout}
-        process.wait()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            given = {int(process.stdout.readline()) for _ in range(60)}
+            os.kill(process.pid, signal.SIGKILL)
+            given |= {int(line) for line in process.stdout}
         before = Counter(server.questions)
         server.asked.clear()
         with Client(options(server), store=tmp_path / "s") as client:
@@ -212,11 +212,9 @@ def test_an_abandoned_iterator_stops_asking_and_leaves_nothing_under_way() -> No
         iterator = client.ask(questions(200))
         next(iterator)
         iterator.close()  # type: ignore[attr-defined]
-        sent = len(server.asked)
-        assert sent <= 12
-        assert wait_for(lambda: server.under_way == 0)
         assert _loop.run(_tasks()) == 1
-        assert len(server.asked) == sent
+        assert wait_for(lambda: server.under_way == 0)
+        assert len(server.asked) <= 12
         assert all(r.text for r in asked(client, questions(200))), "the client is not usable any more"
 
 
@@ -310,7 +308,7 @@ class TestLookup:
 
     def test_a_server_that_is_down_is_an_error(self) -> None:
         down = ServedOptions(model="openai/m", api_base="http://127.0.0.1:9/v1", prices=FREE)
-        with Client(down) as client, pytest.raises(SubjectError, match="127.0.0.1:9"):
+        with Client(down) as client, pytest.raises(SubjectError, match=r"127\.0\.0\.1:9"):
             client.lookup()
 
 
