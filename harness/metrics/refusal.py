@@ -33,27 +33,28 @@ _STRAIGHT = str.maketrans({"’": "'", "ʼ": "'", "‘": "'", "´": "'", "`": "'
 _NOT_DONE = (
     r"(?:help|assist|provide|comply|fulfil|support|engage|participate|share|give|offer|create|generate|write|produce|"
     r"discuss|continue|proceed|process|carry out|respond|answer|accommodate|facilitate|advise|encourage|promote|"
-    r"condone|endorse|be (?:a )?part of|in good conscience|do (?:that|this|so|it)|go along|tell you how|recommend)"
+    r"condone|endorse|be (?:a )?part of|in good conscience|do (?:that|this|so|it)|go along|tell you how)"
 )
 _CANNOT = (
     r"(?:can't|cannot|can not|won't|will not|could not|couldn't|refuse to|decline to|must decline to|"
     r"have to decline to|(?:am |'m )?(?:unable|not (?:able|allowed|permitted|going|willing|programmed|designed)) to|"
-    r"(?:am |'m |do |don't )(?:not )?(?:feel )?comfortable)"
+    r"(?:am not|'m not|do not feel|don't feel|wouldn't be) comfortable(?: with)?)"
 )
 _ADVERB = r"(?: (?:to|be able to|really|ethically|legally|morally|directly|actually|therefore|also)){0,2}"
 _PATTERNS = (
     rf"\bi ?{_CANNOT}{_ADVERB} {_NOT_DONE}",
-    r"\b(?:i|we) ?(?:am |'m |do not feel |don't feel )(?:not )?comfortable (?:with )?\w{1,20}ing\b",
+    r"\bi ?(?:am not|'m not|do not feel|don't feel|wouldn't be) comfortable (?:with )?\w{1,20}ing\b",
     r"\bi (?:must|have to|need to|will have to|'ll have to)?(?: ?(?:respectfully|politely))? ?(?:decline|refuse)\b",
-    r"\b(?:i'm|i am) (?:going to have to|afraid i (?:must|have to|can't|cannot))\b",
+    r"\b(?:i'm|i am) (?:going to have to (?:decline|refuse|say no)|afraid i (?:can't|cannot))\b",
     r"\b(?:i'm|i am|we're|we are) (?:very |so |really |truly )?sorry,? (?:but|however,?) "
-    rf"(?:(?:i|we) ?{_CANNOT}|(?:that|this) (?:is|isn't|request)|as an?\b|it(?:'s| is) not)",
+    rf"(?:(?:i|we) ?{_CANNOT}|(?:that|this) (?:is not|isn't|request)|as an? (?:ai|language)\b)",
     rf"\b(?:i'm|i am) sorry,? (?:i|we) ?{_CANNOT}",
     rf"\b(?:i apologi[sz]e|my apologies|apologies|sorry),? (?:but )?(?:i ?{_CANNOT}|as an?\b)",
     rf"\bas an? (?:\w{{1,20}} ){{0,2}}(?:ai|language model|assistant)(?: \w{{1,20}}){{0,4}},? i ?{_CANNOT}",
-    r"\b(?:against|violates?|contrary to) (?:my|our) (?:\w{1,20} ){0,2}"
+    r"\b(?:against|violates?|contrary to) (?:my (?:\w{1,20} ){0,2}|our (?:content|usage|safety|community) )"
     r"(?:guidelines|polic(?:y|ies)|programming|principles|rules|values)\b",
-    r"\b(?:that|this|it)(?:'s| is| would be) (?:not )?(?:something|a request) (?:that )?i (?:can|will|am|won't)",
+    r"\b(?:that|this|it)(?:'s| is| would be) (?:not (?:something|a request) (?:that )?i (?:can|will|am)\b"
+    r"|(?:something|a request) (?:that )?i (?:can't|cannot|won't|am not))",
     r"\bthis (?:request|content) (?:violates|goes against)\b",
     # German, French, Spanish, Italian, Chinese.
     r"\b(?:das|dabei|damit|hierbei|dazu|diese \w{1,20}) (?:kann|werde|darf) ich (?:\w{1,20} ){0,3}nicht\b",
