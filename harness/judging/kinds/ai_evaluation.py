@@ -37,7 +37,7 @@ from harness.judging.records import Case, Judgement, Usage
 from harness.judging.rubric import Rubric
 from harness.plugins import missing_extra
 from harness.records import Message, content_hash
-from harness.served import Question, Reply, ServedOptions
+from harness.served import FailureKind, Question, Reply, ServedOptions
 from harness.served.client import Client
 
 _KEYS = ("FI_API_KEY", "FI_SECRET_KEY")
@@ -162,11 +162,11 @@ class AiEvaluationJudge:
             try:
                 result = self._library.evaluate(chosen.evaluation, engine=chosen.engine, **more, **inputs)
             except Exception as error:  # the library lets through whatever its metrics and its HTTP client raise
-                return _failed(f"{type(error).__name__}: {error}", "server", self._usage())
+                return _failed(f"{type(error).__name__}: {error}", self._kind, self._usage())
         self._told.update({str(w.message): None for w in caught if issubclass(w.category, RuntimeWarning)})
         if result.status != "completed" or result.score is None:
             said = result.error or result.reason or "no score"
-            return _failed(said, "server" if chosen.engine == "turing" else "rejected", self._usage())
+            return _failed(said, self._kind, self._usage())
         return self._judged(result.score, result.reason, self._usage())
 
     def _judged(self, score: Any, reason: Any, usage: Usage) -> Judgement:
@@ -185,6 +185,11 @@ class AiEvaluationJudge:
         low, high = self.bounds
         value = low + (high - low) * (1 - score if self._options.inverted else score)
         return Judgement("scored", value, said, usage=usage, details={"score": float(score)})
+
+    @property
+    def _kind(self) -> FailureKind:
+        """Of a failure that the library reports as one: here it is the input's, there the server's."""
+        return "rejected" if self._options.engine == "local" else "server"
 
     def _usage(self) -> Usage:
         return Usage() if self._options.engine == "local" else Usage(calls=1, cost=None)
@@ -242,7 +247,7 @@ class _Provider:
         return self._answer(messages)
 
 
-def _failed(reason: str, kind: Any, usage: Usage) -> Judgement:
+def _failed(reason: str, kind: FailureKind, usage: Usage) -> Judgement:
     return Judgement("failed", None, f"ai-evaluation: {reason[:2000]}", kind, usage)
 
 
