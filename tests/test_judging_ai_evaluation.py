@@ -116,7 +116,12 @@ def test_where_there_is_nothing_to_judge_it_abstains(score: float, reason: str) 
 
 @pytest.mark.parametrize(
     "reason",
-    ["No keywords found in response.", "Keyword 'Yes' not found", "Empty response", "No valid JSON entity found in it."],
+    [
+        "No keywords found in response.",
+        "Keyword 'Yes' not found",
+        "Empty response",
+        "No valid JSON entity found in it.",
+    ],
 )
 def test_an_honest_zero_stays_one(reason: str) -> None:
     assert said_of(score=0.0, reason=reason).value == 0.0
@@ -183,11 +188,13 @@ class TestLibrary:
     def test_an_unknown_metric_and_missing_keys_are_errors(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConfigError, match=r"no metric 'contain': did you mean 'contains'"):
             build(evaluation="contain")
+        with pytest.raises(ConfigError, match="fetches whatever address an output names"):
+            build(evaluation="contains_valid_link")
         monkeypatch.delenv("FI_API_KEY", raising=False)
         with pytest.raises(ConfigError, match="FI_API_KEY"):
             build(engine="turing", evaluation="toxicity", model="turing_flash")
+        section = JudgeSection(kind="ai_evaluation", evaluation="contains")
         with pytest.raises(ConfigError, match="compares two outputs"):
-            section = JudgeSection(kind="ai_evaluation", evaluation="contains")
             build_judge(section, by_criterion(pairwise=True), JudgeContext(), "judge")
 
 

@@ -1,4 +1,4 @@
-"""A judge end to end with no stub: a language model trained here, served by `transformers serve`, applies our rubrics."""
+"""A judge end to end with no stub: a model trained here, served by `transformers serve`, applies our rubrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
     """Options of a judge on the server."""
     model = make_judge_model(tmp_path_factory.mktemp("served") / "tiny-judge")
     with serving(model) as api_base:
-        yield {"model": f"openai/{model.name}", "api_base": api_base, "timeout": 60, "prices": {"input": 1, "output": 2}}
+        yield {
+            "model": f"openai/{model.name}",
+            "api_base": api_base,
+            "timeout": 60,
+            "prices": {"input": 1, "output": 2},
+        }
 
 
 def judge(server: dict[str, Any], name: str, store: Path | None = None) -> Judge:

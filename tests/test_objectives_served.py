@@ -214,7 +214,7 @@ class TestJudge:
             self.score(server, tmp_path, rubric="preference")
         with pytest.raises(ConfigError, match=r"did you mean 'helpfulness'"):
             self.score(server, tmp_path, rubric="helpfulnes")
-        with pytest.raises(ConfigError, match=r"objective\.rewards: judge: unknown key 'modle'"):
+        with pytest.raises(ValueError, match=r"unknown key 'modle': did you mean 'model'\?"):
             self.score(server, tmp_path, modle="x")
         with pytest.raises(ValueError, match="rubric or criterion"):
             self.score(server, tmp_path, rubric="helpfulness", criterion="x")

@@ -11,9 +11,9 @@ from harness.errors import UsageError, nearest
 from harness.judging import _fields
 from harness.judging.building import JudgeSection, build_judge
 from harness.judging.kinds import JudgeContext
-from harness.judging.records import Case, Judge, Judgement, PairCase, Usage
+from harness.judging.records import Case, Judge, Judgement, JudgementState, PairCase, Usage
 from harness.judging.rubric import Rubric, load_rubric, require
-from harness.records import Message, Sample, ScoreState
+from harness.records import Message, Sample
 from harness.served import FailureKind
 from harness.served.client import Budget
 
@@ -29,7 +29,7 @@ class Evaluation:
     """
 
     judge: str
-    state: ScoreState
+    state: JudgementState
     value: float | None
     reason: str
     failure: FailureKind | None

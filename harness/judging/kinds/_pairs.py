@@ -46,10 +46,9 @@ def by_difference(first: Judgement, second: Judgement, tie: float) -> Judgement:
 def compare_by_scores(
     pairs: Sequence[PairCase], score: Callable[[Sequence[Case]], list[Judgement]], tie: float
 ) -> list[Judgement]:
-    """Pairs of outputs that are scored one by one; the same case is scored once."""
-    cases = {case.key: case for pair in pairs for case in (pair.first, pair.second)}
-    scored = dict(zip(cases, score(list(cases.values())), strict=True))
-    return [by_difference(scored[pair.first.key], scored[pair.second.key], tie) for pair in pairs]
+    """Pairs of outputs that are scored one by one."""
+    scored = score([case for pair in pairs for case in (pair.first, pair.second)])
+    return [by_difference(first, second, tie) for first, second in zip(scored[::2], scored[1::2], strict=True)]
 
 
 def turned(judgement: Judgement) -> Judgement:

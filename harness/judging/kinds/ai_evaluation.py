@@ -41,6 +41,7 @@ from harness.served import FailureKind, Question, Reply, ServedOptions
 from harness.served.client import Client
 
 _KEYS = ("FI_API_KEY", "FI_SECRET_KEY")
+_FETCHES = frozenset({"contains_valid_link"})
 _INPUTS = {"output": "output", "context": "context", "input": "prompt", "expected_response": "reference"}
 _NOT_MADE = re.compile(
     r"Input validation failed|LLM provider failed|Failed to parse|(?:Cannot|Could not) parse (?:schema|expected)|"
@@ -86,6 +87,7 @@ def build(options: Options, rubric: Rubric, context: JudgeContext) -> AiEvaluati
     """
     if rubric.pairwise:
         raise ConfigError(f"judge {rubric.name!r} compares two outputs, and ai-evaluation scores one")
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or the import asks the network
     try:
         library = importlib.import_module("fi.evals")
     except ImportError as error:
@@ -260,6 +262,10 @@ def _object(text: Any) -> dict[str, Any] | None:
 
 
 def _need_metric(options: Options) -> None:
+    if options.evaluation in _FETCHES:
+        raise ConfigError(
+            f"ai-evaluation's {options.evaluation} fetches whatever address an output names; it is not run"
+        )
     registry = importlib.import_module("fi.evals.local.registry").get_registry()
     if registry.get(options.evaluation) is None:
         known = registry.list_metrics()

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.errors import ConfigError, SubjectError, nearest
 from harness.judging import _fields
+from harness.judging._blocks import visible
 from harness.judging.kinds import JudgeContext, _pairs, judged_by
 from harness.judging.records import Case, Judgement, PairCase
 from harness.judging.rubric import Rubric
@@ -142,17 +143,19 @@ class ClassifierJudge:
         """What the model reads of a case, or why there is nothing."""
         first = None
         if self._options.premise is not None:
-            first = "\n\n".join(text for _, text in _fields.texts(case, self._options.premise))
+            first = visible("\n\n".join(text for _, text in _fields.texts(case, self._options.premise)))
             if not first:
                 reason = f"sample {case.sample.id!r} has no {self._options.premise}, which this judge reads"
                 return Judgement("failed", None, reason, "rejected")
-        whole = self._encode(first, case.output)
+        # Spelled out in a text, a separator would be one, and what follows it another text.
+        output = visible(case.output)
+        whole = self._encode(first, output)
         if len(whole) <= self._most:
             return [whole]
         if not self._options.windows:
             reason = f"{len(whole)} tokens, where {self._most} can be read; windows: true reads them in parts"
             return Judgement("failed", None, reason, "truncated")
-        return self._split(first, case.output)
+        return self._split(first, output)
 
     def _split(self, first: str | None, output: str) -> list[Row] | Judgement:
         fixed = len(self._encode(None, "") if first is None else self._encode("", output))

@@ -79,11 +79,11 @@ class ServedJudge:
 
     def describe(self) -> dict[str, Any]:
         """See `Judge.describe`; of the server's address only what names it, never what may be a password."""
-        base = None if self._options.api_base is None else urlsplit(self._options.api_base)
+        base = urlsplit(self._options.api_base or "")
         return judged_by(
             self, kind="served", rubric=self._rubric.name, version=self._rubric.version,
-            rubric_sha256=self._rubric.hash, model=self._options.model, server=None if base is None else
-            f"{base.hostname}:{base.port}{base.path}", **self._decoding(),
+            rubric_sha256=self._rubric.hash, model=self._options.model, 
+            server=base.netloc.rpartition("@")[2] + base.path, **self._decoding(),
         )  # fmt: skip
 
     def remarks(self) -> Sequence[str]:

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness import plugins
 from harness.config import OpenSection
-from harness.errors import ConfigError, DataError, SubjectError
-from harness.judging.building import JudgeSection, build_judge
+from harness.errors import ConfigError, DataError, SubjectError, UsageError
+from harness.judging.building import JudgeSection, build_judge, check_section
 from harness.judging.criteria import DEFAULT, by_criterion
 from harness.judging.kinds import JudgeContext
 from harness.judging.records import Case, Judge
@@ -45,6 +45,19 @@ class JudgeReward(OpenSection):
         if self.rubric is not None and self.criterion is not None:
             raise ValueError("give rubric or criterion, not both")
         return self
+
+    @model_validator(mode="after")
+    def _known_options(self) -> JudgeReward:
+        try:  # before anything is loaded, not when the training begins
+            check_section(self.section, "judge")
+        except UsageError as error:
+            raise ValueError(str(error).removeprefix("judge: ")) from error
+        return self
+
+    @property
+    def section(self) -> JudgeSection:
+        """The judge alone."""
+        return JudgeSection(kind=self.kind, **self.options)
 
 
 class RewardSection(BaseModel):
@@ -162,7 +175,7 @@ def _judge(section: JudgeReward, job: Job) -> Judge:
     for part, rows in (("train", job.train), ("validation", job.validation)):
         require(rubric, (replace(_sample(r["prompt"], r), id=f"row {n} of {part}") for n, r in enumerate(rows)))
     context = JudgeContext(job.home, job.folder / "judgements.sqlite")
-    return build_judge(JudgeSection(kind=section.kind, **section.options), rubric, context, "objective.rewards: judge")
+    return build_judge(section.section, rubric, context, "objective.rewards: judge")
 
 
 def _by_judge(judge: Judge) -> Score:
