@@ -1,4 +1,4 @@
-"""A clock that a test moves, and a server that answers from a list, for everything about asking that needs no network."""
+"""A clock that a test moves, and a server that answers from a list: for all of asking that needs no network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def completion(text: str = "yes", read: int = 10, written: int = 1) -> dict[str,
 
 @dataclass
 class FakeWire:
-    """Answers with what stands next in `script`, and with `completion()` when that is used up; exceptions are raised."""
+    """Answers with what stands next in `script`, raising exceptions, and with `completion()` when it is used up."""
 
     script: list[Any] = field(default_factory=list)
     takes_schemas: bool = True

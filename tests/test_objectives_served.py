@@ -8,18 +8,24 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from harness.errors import ConfigError, DataError, SubjectError
+from harness.judging.building import JudgeSection, build_judge
+from harness.judging.criteria import by_criterion
+from harness.judging.kinds import JudgeContext
+from harness.judging.kinds._pairs import of_both_orders, turned
+from harness.judging.records import Case, Judgement, PairCase
 from harness.served import Prices, ServedOptions
+from harness.training.objectives import _rewards
 from harness.training.objectives._distill import DistillOptions, distilled
-from harness.training.objectives._judging import JudgeOptions, Preference, ServedJudge
 from harness.training.objectives._label_pairs import Labelled, labelled
-from harness.training.objectives._rewards import plain
+from harness.training.objectives._rewards import RewardSection, plain
 from tests import objective_jobs as jobs
 from tests.conftest import TinyModels
 from tests.loopback_model import Fault, Messages, Said, wait_for
@@ -36,6 +42,10 @@ def server() -> Iterator[Server]:
 
 def options_for(server: Server, kind: Any = ServedOptions, **more: Any) -> Any:
     return kind(model="openai/m", api_base=server.base, **{"retries": 0, "timeout": 20, "prices": FREE, **more})
+
+
+def judged_by(server: Server) -> dict[str, Any]:
+    return {"model": "openai/m", "api_base": server.base, "retries": 0, "prices": FREE.model_dump()}
 
 
 def bodies(server: Server) -> list[Any]:
@@ -153,64 +163,102 @@ def test_a_killed_run_has_lost_no_answer(server: Server, tmp_path: Path) -> None
 
 
 class TestJudge:
-    def judge(self, server: Server, tmp_path: Path) -> ServedJudge:
-        return ServedJudge(options_for(server, JudgeOptions), tmp_path / "judgements")
+    def score(self, server: Server, folder: Path, **given: Any) -> Any:
+        section = RewardSection.model_validate({"judge": {**judged_by(server), **given}})
+        parts = {"train": [{"prompt": "What?"}], "validation": []}
+        return _rewards._score(section, cast(Any, SimpleNamespace(home=folder, folder=folder, **parts)))
 
-    @pytest.mark.parametrize(
-        ("said", "score"),
-        [
-            ('Right.\n{"score": 7}', 0.7),
-            ('{"score": 0}', 0.0),
-            ('```json\n{"score": 10}\n```', 1.0),
-            ('{"score": 11}', None),
-            ('{"score": 7.5}', None),
-            ('{"score": true}', None),
-            ('{"score": "7"}', None),
-            ('{"score": 3}\nI mean it.', None),
-            ("seven out of ten", None),
-            ("[7]", None),
-            ("[" * 10_000, None),
-        ],
-    )
-    def test_only_the_number_asked_for_is_a_score(
-        self, server: Server, tmp_path: Path, said: str, score: float | None
+    def test_the_worst_level_is_0_the_best_is_1_and_nothing_else_is_a_reward(
+        self, server: Server, tmp_path: Path
     ) -> None:
-        server.answer = lambda messages: said
-        judge = self.judge(server, tmp_path)
-        assert judge(["What?"], ["That."]) == [score]
-        assert len(judge.failures) == (score is None)
+        said = [
+            '{"reason": "r", "score": 0}',
+            '{"score": 3}',
+            '{"score": 4}',
+            '{"score": 5}',
+            "four",
+            '{"score": "4"}',
+            "",
+        ]
+        server.answer = lambda messages: said[int(messages[1]["content"].partition("answer No. ")[2][0])]
+        answers = [f"answer No. {n}" for n in range(len(said))]
+        rewards = self.score(server, tmp_path)(["What?"] * len(said), answers, [True] * len(said), [{}] * len(said))
+        assert rewards == [0.0, 0.75, 1.0, None, None, None, None]
 
-    def test_an_error_is_no_score(self, server: Server, tmp_path: Path) -> None:
-        server.answer = lambda messages: Fault("500") if "bad" in messages[-1]["content"] else '{"score": 5}'
-        assert self.judge(server, tmp_path)(["What?"] * 2, ["good", "bad"]) == [0.5, None]
-
-    def test_an_answer_stands_between_marks_that_its_writer_cannot_know(self, server: Server, tmp_path: Path) -> None:
-        server.answer = lambda messages: '{"score": 5}'
-        judge = self.judge(server, tmp_path)
-        judge(["What?", "What?"], ["That {criterion} {0}.", "This."])
-        codes = {line.rpartition(" ")[2] for text in server.questions for line in text.split("\n") if "end of" in line}
-        assert len(codes) == 2
-        assert any("That {criterion} {0}." in text for text in server.questions)
+    def test_an_error_is_no_reward(self, server: Server, tmp_path: Path) -> None:
+        server.answer = lambda messages: Fault("500") if "bad" in messages[-1]["content"] else '{"score": 2}'
+        assert self.score(server, tmp_path)(["What?"] * 2, ["good", "bad"], [True] * 2, [{}] * 2) == [0.5, None]
 
     def test_a_judgement_is_asked_for_once(self, server: Server, tmp_path: Path) -> None:
-        server.answer = lambda messages: '{"score": 5}'
-        self.judge(server, tmp_path)(["What?"], ["That."])
-        self.judge(server, tmp_path)(["What?"], ["That."])
+        server.answer = lambda messages: '{"score": 2}'
+        for _ in range(2):
+            assert self.score(server, tmp_path)(["What?"], ["That."], [True], [{}]) == [0.5]
         assert len(server.asked) == 1
+
+    def test_the_criterion_and_the_columns_of_a_row_reach_the_judge(self, server: Server, tmp_path: Path) -> None:
+        server.answer = lambda messages: '{"score": 5}'
+        told = [{"role": "user", "content": "SPOKEN"}]
+        self.score(server, tmp_path, criterion="It RHYMES.")([told], ["OUT"], [True], [{"target": "RIGHT"}])
+        shown = "".join(m["content"] for m in server.asked[0].body["messages"])
+        assert all(word in shown for word in ("It RHYMES.", "SPOKEN", "OUT", "RIGHT"))
+
+    def test_a_rubric_by_name_scores_and_its_fields_are_looked_for_before_any_work(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        server.answer = lambda messages: '{"score": 3}'
+        score = self.score(server, tmp_path, rubric="helpfulness")
+        assert score(["What?"], ["That."], [True], [{}]) == [0.5]
+        with pytest.raises(DataError, match="'context', which sample 'row 0 of train' lacks"):
+            self.score(server, tmp_path, rubric="faithfulness")
+        with pytest.raises(ConfigError, match="compares two answers"):
+            self.score(server, tmp_path, rubric="preference")
+        with pytest.raises(ConfigError, match=r"did you mean 'helpfulness'"):
+            self.score(server, tmp_path, rubric="helpfulnes")
+        with pytest.raises(ValueError, match=r"unknown key 'modle': did you mean 'model'\?"):
+            self.score(server, tmp_path, modle="x")
+        with pytest.raises(ValueError, match="rubric or criterion"):
+            self.score(server, tmp_path, rubric="helpfulness", criterion="x")
 
 
 def rows(count: int) -> list[dict[str, Any]]:
     return [{"prompt": f"Question {n}?", "answers": [f"good {n}", f"bad {n}"]} for n in range(count)]
 
 
+Place = float | None
+"""What a judge says of two answers as they are shown: −1 the first place is better; None: it failed."""
+
+
+class ByPlace:
+    """A pairwise judge that is asked in both orders, as a served one is; `opinion` sees the two answers as shown."""
+
+    name, fingerprint, bounds, pairwise = "by place", "0", (-1.0, 1.0), True
+
+    def __init__(self, opinion: Callable[[str, str], Place]) -> None:
+        self.opinion, self.asked = opinion, list[tuple[str, str]]()
+
+    def compare(self, pairs: Sequence[PairCase]) -> list[Judgement]:
+        both = [(pair.first.output, pair.second.output) for pair in pairs]
+        return [of_both_orders(self._said(a, b), turned(self._said(b, a))) for a, b in both]
+
+    def grade(self, cases: Sequence[Case]) -> list[Judgement]:
+        raise AssertionError("it compares")
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+    def _said(self, first: str, second: str) -> Judgement:
+        self.asked.append((first, second))
+        value = self.opinion(first, second)
+        failed = Judgement("failed", None, "no reply", "timeout")
+        return failed if value is None else Judgement("scored", value, "because")
+
+
 class TestLabels:
     def test_both_orders_are_asked_and_must_agree(self) -> None:
-        asked: list[tuple[str, str]] = []
-
-        def judge(prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Preference | None]:
-            asked.extend(zip(firsts, seconds, strict=True))
-            return [self.opinion(a, b) for a, b in zip(firsts, seconds, strict=True)]
-
+        judge = ByPlace(self.opinion)
         made = labelled(rows(7), judge, max_failures=0.2)
         assert made.outcomes == (
             "first", "second", "prefers_first_place", "prefers_second_place", "tie", "half_a_tie", "failed",
@@ -219,36 +267,36 @@ class TestLabels:
             {"prompt": "Question 0?", "chosen": "good 0", "rejected": "bad 0"},
             {"prompt": "Question 1?", "chosen": "bad 1", "rejected": "good 1"},
         )
-        assert {(b, a) for a, b in asked} == set(asked)
+        assert {(b, a) for a, b in judge.asked} == set(judge.asked)
         assert made.position_bias == 0
         assert made.consistent == pytest.approx(3 / 6)
 
     @staticmethod
-    def opinion(first: str, second: str) -> Preference | None:
+    def opinion(first: str, second: str) -> Place:
         kind, ahead = int(first[-1]), first.startswith("good")
-        opinions: list[Preference | None] = [
-            "first" if ahead else "second", "second" if ahead else "first", "first", "second", "tie",
-            "tie" if ahead else "first", None if ahead else "first",
+        opinions: list[Place] = [
+            -1 if ahead else 1, 1 if ahead else -1, -1, 1, 0, 0 if ahead else -1, None if ahead else -1,
         ]  # fmt: skip
         return opinions[kind]
 
     def test_a_judge_of_places_labels_nothing(self) -> None:
-        def judge(prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Preference | None]:
-            return ["first"] * len(prompts)
-
         with pytest.raises(DataError, match="of 4 pairs the judge decided none"):
-            labelled(rows(4), judge)
+            labelled(rows(4), ByPlace(lambda first, second: -1))
         assert Labelled((), ("prefers_first_place",) * 3 + ("first",)).position_bias == 0.75
 
     def test_a_judge_that_fails_is_an_error(self) -> None:
-        def judge(prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Preference | None]:
-            return [None, *["first" if a.startswith("good") else "second" for a in firsts[1:]]]  # type: ignore[list-item]
-
+        judge = ByPlace(lambda a, b: None if "0" in a else -1 if a.startswith("good") else 1)
         with pytest.raises(SubjectError, match="no judgement on 1 of 4"):
             labelled(rows(4), judge)
 
+    def test_a_judge_that_grades_single_answers_labels_no_pairs(self) -> None:
+        judge = ByPlace(lambda first, second: 0)
+        judge.pairwise = False
+        with pytest.raises(ConfigError, match="grades one answer"):
+            labelled(rows(1), judge)
+
     def test_rows_without_two_answers_are_refused(self) -> None:
-        def judge(prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Preference | None]:
+        def nobody(first: str, second: str) -> Place:
             raise AssertionError("nothing is asked")
 
         for row in (
@@ -257,18 +305,19 @@ class TestLabels:
             {"prompt": "?", "answers": ["a", "a"]},
         ):
             with pytest.raises(DataError, match="row 0"):
-                labelled([row], judge)
+                labelled([row], ByPlace(nobody))
 
     def test_a_served_judge_labels_conversations(self, server: Server, tmp_path: Path) -> None:
         def reply(messages: Messages) -> str:
-            first = messages[-1]["content"].partition("answer A")[2].partition("end of")[0]
-            return json.dumps({"better": "A" if "good" in first else "B"})
+            first = messages[-1]["content"].partition("begin answer A")[2].partition("--- end ")[0]
+            return json.dumps({"reason": "r", "better": "A" if "good" in first else "B"})
 
         server.answer = reply
         turns = [{"role": "user", "content": "Question?"}]
         answers = [[{"role": "assistant", "content": text}] for text in ("bad", "good")]
-        judge = ServedJudge(options_for(server, JudgeOptions), tmp_path / "judgements")
-        made = labelled([{"prompt": turns, "answers": answers}], judge.compare)
+        context = JudgeContext(store=tmp_path / "judgements")
+        judge = build_judge(JudgeSection(**judged_by(server)), by_criterion(pairwise=True), context, "judge")
+        made = labelled([{"prompt": turns, "answers": answers}], judge)
         assert made.rows == ({"prompt": turns, "chosen": answers[1], "rejected": answers[0]},)
         assert len(server.asked) == 2
 
@@ -276,12 +325,11 @@ class TestLabels:
 @pytest.mark.slow
 def test_a_judge_can_be_the_reward_of_a_training(server: Server, tiny: TinyModels, tmp_path: Path) -> None:
     def reply(messages: Messages) -> str:
-        answer = messages[-1]["content"].partition("\nanswer ")[2].partition("end of answer")[0]
-        return json.dumps({"score": len(answer) % 11})
+        answer = messages[-1]["content"].partition("begin answer ")[2].partition("--- end answer")[0]
+        return json.dumps({"reason": "r", "score": len(answer) % 5})
 
     server.answer = reply
-    judge = {"model": "openai/m", "api_base": server.base, "retries": 0, "prices": FREE.model_dump()}
-    made = jobs.objective("grpo", rewards=[{"judge": judge}], generations=4, max_new_tokens=6)
+    made = jobs.objective("grpo", rewards=[{"judge": judged_by(server)}], generations=4, max_new_tokens=6)
     job = jobs.job(tiny.model(), tmp_path, made, "prompt", train=jobs.rows("prompt", 4), max_steps=3)
     trainer = made.trainer(job)
     trainer.train()

@@ -105,13 +105,14 @@ def test_tokens_and_cost_are_those_of_all_attempts_that_the_server_counted() -> 
     assert reply.cost is None, "a cost without a price"
 
 
-class TestSchema:
-    SCHEMA = {"type": "object"}
+SCHEMA = {"type": "object"}
 
+
+class TestSchema:
     def test_it_is_offered_and_where_it_is_refused_asked_without_and_not_offered_again(self) -> None:
         wire = FakeWire([of_status(400, "", {})])
-        made = asker(wire, retries=0, concurrency=1)
-        replies = answers(made, [question(str(n), schema=self.SCHEMA) for n in range(3)])
+        made = asker(wire, retries=0)
+        replies = [reply for n in range(3) for reply in answers(made, [question(str(n), schema=SCHEMA)])]
         assert [r.text for r in replies] == ["yes"] * 3
         assert [offered for _, offered in wire.sent] == [True, False, False, False]
         assert any("JSON schema" in remark for remark in made.tally.sentences(0))
@@ -119,15 +120,15 @@ class TestSchema:
     def test_a_refusal_for_another_reason_is_the_failure(self) -> None:
         wire = FakeWire([of_status(400, "", {}), of_status(400, '{"error": {"message": "too long"}}', {})])
         made = asker(wire, retries=0)
-        (reply,) = answers(made, [question(schema=self.SCHEMA)])
+        (reply,) = answers(made, [question(schema=SCHEMA)])
         assert "too long" in reply.failure.detail
-        answers(made, [question(schema=self.SCHEMA)])
+        answers(made, [question(schema=SCHEMA)])
         assert wire.sent[-1][1], "the schema was given up for nothing"
 
     def test_another_schema_is_offered_still(self) -> None:
         wire = FakeWire([of_status(400, "", {})])
         made = asker(wire, retries=0)
-        answers(made, [question(schema=self.SCHEMA)])
+        answers(made, [question(schema=SCHEMA)])
         answers(made, [question(schema={"type": "string"})])
         assert wire.sent[-1][1]
 

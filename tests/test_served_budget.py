@@ -63,7 +63,7 @@ def test_a_request_without_room_waits_for_those_under_way_and_takes_what_they_le
         await asyncio.sleep(0)
         early = waiting.done()
         budget.settle(Spending(1, 80), Spending(1, 30))
-        return [early, await waiting, await budget.reserve(Spending(1, 60)), budget.exhausted]
+        return [early, await waiting, await budget.reserve(Spending(1, 80)), budget.exhausted]
 
     assert asyncio.run(scenario()) == [False, True, False, True]
 

@@ -8,6 +8,7 @@ another of its providers, such as `hosted_vllm/NAME` or `litellm_proxy/NAME`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import queue
 import threading
@@ -65,7 +66,7 @@ class Client:
         self._tally = Tally()
         self._starting = threading.Lock()
         self._asker: Asker | None = None
-        if budget is not None and budget.dollars is not None and self._prices() is None:
+        if budget is not None and budget.dollars is not None and self._prices is None:
             raise ConfigError(f"{options.model}: a budget in dollars needs its `prices`, for none are known")
         self._store = None if store is None else ReplyStore(store)
 
@@ -108,7 +109,7 @@ class Client:
             SubjectError: the server is not there, does not know the key, or lists other models but not this one.
         """
         try:
-            listed = _loop.run(self._wire.models())
+            listed = _loop.run(self._opened().wire.models())
         except Problem as problem:
             if problem.kind in ("connection", "timeout", "authentication"):
                 raise SubjectError(f"{self.options.model}: {self._mask(problem.detail)}") from None
@@ -144,7 +145,8 @@ class Client:
         """Digests and replies as they arrive, stored before they are given out."""
         if not unknown:
             return
-        asker = self._started()
+        asker = self._opened()
+        asker.prices = self._prices
         arrived: queue.SimpleQueue[list[_Arrived] | None] = queue.SimpleQueue()
         task = _loop.run(self._launch(asker, unknown, arrived.put))
         ended = False
@@ -163,19 +165,19 @@ class Client:
         if error is not None:
             raise error
 
-    def _started(self) -> Asker:
-        with self._starting:
-            if self._asker is None:
-                prices = self._prices()
-                self._asker = _loop.run(self._start(prices))
-            return self._asker
-
+    @functools.cached_property
     def _prices(self) -> Prices | None:
         return self.options.prices or listed_prices(self.options.model)
 
-    async def _start(self, prices: Prices | None) -> Asker:
+    def _opened(self) -> Asker:
+        with self._starting:
+            if self._asker is None:
+                self._asker = _loop.run(self._open())
+            return self._asker
+
+    async def _open(self) -> Asker:
         endpoint = _endpoints.join(self._where, self.options)
-        asker = Asker(self.options, self._wire, endpoint, prices, self._budget, self._mask, tally=self._tally)
+        asker = Asker(self.options, self._wire, endpoint, None, self._budget, self._mask, tally=self._tally)
         _loop.at_end.add(self._wire.close)
         self._finalizer = weakref.finalize(self, _forget, asker, self._where)
         self._finalizer.atexit = False  # at the end of the process `_loop` closes what is open
