@@ -216,9 +216,10 @@ class JudgeSuite(Plain):
         found = look_up_standing(self.rubric, self.judge, self._rubrics, kappa=section.kappa, labels=section.labels)
         name = f"{found.name} {self.name}"
         if required is not None and self.rubric.name not in required:
-            return Check(name, True, f"its guards are advisory; {found.detail}")
+            return Check(name, True, f"its guards are advisory; {_first_sentence(found.detail)}")
         if not found.passed and section.uncalibrated:
-            return Check(name, True, f"it need not be, as gate.yaml says: {section.uncalibrated} ({found.detail})")
+            found_to_be = _first_sentence(found.detail)
+            return Check(name, True, f"it need not be, as gate.yaml says: {section.uncalibrated} ({found_to_be})")
         return Check(name, found.passed, found.detail)
 
 
@@ -290,6 +291,11 @@ def _as_json(judgement: Judgement) -> dict[str, Any]:
     said = {"state": judgement.state, "value": judgement.value, "reason": _clipped(judgement.reason)}
     more = {"failure": judgement.failure, "details": dict(judgement.details)}
     return {**said, **{key: value for key, value in more.items() if value}}
+
+
+def _first_sentence(text: str) -> str:
+    """What was found, without the ways out of it: nobody needs one here."""
+    return text.partition(". ")[0]
 
 
 def _clipped(text: str) -> str:
