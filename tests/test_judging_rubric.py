@@ -94,6 +94,7 @@ LEVEL = {"value": 4, "name": "best", "anchor": "Better still."}
         ({"version": "1.0"}, "version"),
         ({"criteria": ["  "]}, "a criterion is empty"),
         ({"sees": ["prompt", "context", "output"]}, "'output' is always seen"),
+        ({"sees": ["prompt", "context", "answer"]}, "'answer' is what questions call the output"),
         ({"sees": ["prompt", "context", "prompt"]}, "'prompt' is named twice"),
         ({"sees": ["prompt", "context", "the rest"]}, "'the rest' is no field"),
         ({"optional": ["contxt"]}, "'contxt' is not in sees: did you mean 'context'"),

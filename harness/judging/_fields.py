@@ -18,6 +18,9 @@ FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 OUTPUTS: Mapping[str, tuple[str, ...]] = {"pointwise": ("output",), "pairwise": ("output_a", "output_b")}
 """The fields that hold what is judged, by mode; a prompt has to show them all."""
 
+JUDGED = "answer"
+"""What a question calls an output; therefore no field may be called so."""
+
 _MAX_PARTS = 64
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 

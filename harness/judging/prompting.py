@@ -125,13 +125,15 @@ def answer_form(rubric: Rubric) -> str:
 
 def _texts(rubric: Rubric, field: str, cases: tuple[Case, ...]) -> list[tuple[str, str]]:
     if field == "output":
-        return [("output", cases[0].output)]
+        return [(_fields.JUDGED, cases[0].output)]
     if field in _fields.OUTPUTS["pairwise"]:
         label = SIDES[_fields.OUTPUTS["pairwise"].index(field)]
         case = cases[SIDES.index(label)]
         if not case.answers:
-            return [(f"output {label}", case.output)]
-        return [(f"output {label} to turn {i}", text) for i, text in enumerate((*case.answers, case.output), 1)]
+            return [(f"{_fields.JUDGED} {label}", case.output)]
+        return [
+            (f"{_fields.JUDGED} {label} to turn {i}", text) for i, text in enumerate((*case.answers, case.output), 1)
+        ]
     # Each side of a pair has earlier answers of its own: they are shown with it, and not in the conversation.
     found = _fields.texts(cases[0], field, answers=not rubric.pairwise)
     if not found and field in rubric.needs:

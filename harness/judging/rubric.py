@@ -238,6 +238,8 @@ def _check_fields(path: Path, file: RubricFile, lines: Lines) -> None:
             raise ConfigError(f"{where}sees: {field!r} is no field: use lower-case letters, digits and '_'")
         if field in outputs:
             raise ConfigError(f"{where}sees: {field!r} is always seen; leave it out")
+        if field == _fields.JUDGED:
+            raise ConfigError(f"{where}sees: {field!r} is what questions call the output; name the field otherwise")
         if field == "answers" and file.mode == "pairwise":
             raise ConfigError(f"{where}sees: each output of a pair is shown with its own earlier answers; leave it out")
         if field in file.sees[:index]:
