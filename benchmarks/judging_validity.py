@@ -213,7 +213,9 @@ def add_hard(pages: Pages, world: World, active: bool, report: Report) -> None:
         tally = found.corrected[n]
         inside = abs(tally.coverage.value - COVERAGE) <= TOLERANCE
         row = [world.name, estimand, "active" if active else "uniform", str(n), str(tally.coverage)]
-        said = [rate(tally.passed), rate(tally.regressed), rate(found.plainly[n]) if not active else "–"]
+        # As it is found elsewhere it knows no clusters, and is not asked for anything but uniform draws.
+        plainly = rate(found.plainly[n]) if estimand == "frozen" and not active else "–"
+        said = [rate(tally.passed), rate(tally.regressed), plainly]
         widths = [f"± {np.mean(t.half_width):.3f}" for t in (tally, found.alone[n])]
         pages.hard.append(say([*row, "yes" if inside else "**no**", *map(str, said), *widths]))
 

@@ -16,6 +16,7 @@ from benchmarks.validity import ALPHA, Report
 from harness.records import Estimand
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", MAIN, ids=lambda world: world.name)
 @pytest.mark.parametrize("estimand", ["frozen", "population"])
 def test_the_uncorrected_gate_promotes_and_the_corrected_one_holds_its_level(world: World, estimand: Estimand) -> None:
@@ -26,6 +27,7 @@ def test_the_uncorrected_gate_promotes_and_the_corrected_one_holds_its_level(wor
         assert abs(tally.coverage.value - 0.95) < 0.015 + 3 * tally.coverage.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", HARD, ids=lambda world: world.name)
 def test_hard_settings_err_on_the_safe_side(world: World) -> None:
     found = measure(world, -world.margin, "frozen", False, 150, np.random.default_rng(1))
