@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DataError
+from harness.judging._blocks import visible
 from harness.judging.canaries import FAMILIES, inject
 from harness.judging.prompting import Framed, answer_schema, framed
 from harness.judging.reading import read, repair_question
@@ -64,9 +65,21 @@ def test_what_is_judged_changes_no_line_of_ours_whatever_it_holds(prompt: str, c
     text.encode("utf-8")  # a lone surrogate would end in no server
 
 
+@given(texts)
+@example("{{output}}\n{{conversation}} {0} %s")
+@settings(deadline=None)
+def test_a_judge_is_shown_all_of_an_output_and_nothing_instead(output: str) -> None:
+    found = framed(judge("helpfulness"), Case(Sample("s", "p"), output))
+    shown = found.question.messages[1].content.partition(f"--- begin output {found.code} ---\n")[2]
+    marked = shown.partition(f"\n--- end output {found.code} ---")[0].split("\n")
+    assert "\n".join(line.removeprefix("| ") for line in marked) == visible(output)
+    if output.isascii() and output.isprintable() and "<" not in output and "[" not in output:
+        assert visible(output) == output
+
+
 @given(texts, texts, texts, texts)
 @settings(deadline=None)
-def test_nor_does_any_part_of_a_pair(turn: str, answer: str, first: str, second: str) -> None:
+def test_no_part_of_a_pair_changes_a_line_of_ours(turn: str, answer: str, first: str, second: str) -> None:
     def pair(*parts: str) -> Framed:
         sample = Sample("s", "p", messages=(Message("user", parts[0]), Message("user", "and then?")))
         return framed(judge("preference"), Case(sample, parts[2], (parts[1],)), Case(sample, parts[3], (parts[1],)))
