@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import judging_validity, pandalm
-from benchmarks.judging_validity import ALPHA, HARD, MAIN, RATERS, admitted, measure, rate
-from benchmarks.validity import Report
+from benchmarks import pandalm
+from benchmarks.judging_bench.raters import RATERS, Raters, admitted, rate
+from benchmarks.judging_bench.worlds import HARD, MAIN, World
+from benchmarks.judging_validity import measure
+from benchmarks.validity import ALPHA, Report
 from harness.records import Estimand
 
 
 @pytest.mark.parametrize("world", MAIN, ids=lambda world: world.name)
 @pytest.mark.parametrize("estimand", ["frozen", "population"])
-def test_the_uncorrected_gate_promotes_and_the_corrected_one_holds_its_level(
-    world: judging_validity.World, estimand: Estimand
-) -> None:
+def test_the_uncorrected_gate_promotes_and_the_corrected_one_holds_its_level(world: World, estimand: Estimand) -> None:
     found = measure(world, -world.margin, estimand, True, 150, np.random.default_rng(0))
     assert np.mean(found.judge_passed) > 4 * ALPHA
     for tally in found.corrected.values():
@@ -27,7 +27,7 @@ def test_the_uncorrected_gate_promotes_and_the_corrected_one_holds_its_level(
 
 
 @pytest.mark.parametrize("world", HARD, ids=lambda world: world.name)
-def test_hard_settings_err_on_the_safe_side(world: judging_validity.World) -> None:
+def test_hard_settings_err_on_the_safe_side(world: World) -> None:
     found = measure(world, -world.margin, "frozen", False, 150, np.random.default_rng(1))
     for tally in found.corrected.values():
         assert not rate(tally.passed).exceeds(ALPHA)
@@ -45,7 +45,7 @@ def test_simulated_frozen_sets_have_exactly_the_difference_that_is_asked_for() -
 
 
 @pytest.mark.parametrize("raters", RATERS, ids=lambda raters: raters.name)
-def test_a_judge_below_the_line_is_seldom_admitted(raters: judging_validity.Raters) -> None:
+def test_a_judge_below_the_line_is_seldom_admitted(raters: Raters) -> None:
     report = Report(400, np.random.default_rng(3))
     assert not admitted(raters, 0.39, 100, 0.95, report).exceeds(0.025)
     assert admitted(raters, 0.7, 300, 0.95, report).value > 0.6
