@@ -271,10 +271,13 @@ def _append_locked(handle: int, line: bytes) -> None:
     whole = _end_of_lines(handle, size)
     if whole < size:
         os.ftruncate(handle, whole)
-    if os.write(handle, line) != len(line):
+    try:
+        if os.write(handle, line) != len(line):
+            raise OSError("the disk is full")
+        os.fsync(handle)
+    except OSError:  # whoever is told that it was not stored must not find it later
         os.ftruncate(handle, whole)
-        raise OSError("the disk is full")
-    os.fsync(handle)
+        raise
 
 
 def _end_of_lines(handle: int, size: int) -> int:

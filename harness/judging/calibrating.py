@@ -29,6 +29,8 @@ from harness.statistics.proportions import proportion_lower_bound
 
 _FOLDS = 10
 
+Refuse = Callable[[str, Sequence[Judgement]], None]
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -41,6 +43,7 @@ def calibrate(
     *,
     folder: Path | None = None,
     cut: float | None = None,
+    refuse: Refuse = lambda name, judgements: None,
 ) -> Calibration:
     """Ask the judge about every labelled item, and hold what it says against what people said.
 
@@ -54,6 +57,8 @@ def calibrate(
         items: what they are about (`labels.items_of`), in any order.
         folder: where the calibration will be stored; the file of labels is named relative to it.
         cut: level from which an item counts as good, for the AUC; default: the first above the middle of the scale.
+        refuse: sees the judge's name and all judgements first, and raises where the judge was not heard: what a server
+            that was down did not say must not become a calibration.
 
     Raises:
         DataError: no item can be told, or `cut` is no level above the lowest.
@@ -65,6 +70,7 @@ def calibrate(
         raise DataError(f"{file.path}: no label says anything of a judge: none is told, or all outputs are the same")
     told.sort(key=_order)
     said = _ask(judge, told)
+    refuse(judge.name, said)
     rows = [_Row(item, j.value) for item, j in zip(told, said, strict=True) if j.value is not None]
     ours = [row for row in rows if row.item.held_out]
     states = [j.state for item, j in zip(told, said, strict=True) if item.held_out]

@@ -65,7 +65,12 @@ def _levels(question: Question) -> list[dict[str, object]]:
     keys = [str(value) for value in values] if own else list(_KEYS[: len(values)])
     keys += [""] * (len(values) - len(keys))  # beyond ten levels, the pointer
     graded = [
-        _choice(level.value, key, f"{level.value} · {visible(level.name)}", anchor=visible(level.anchor))
+        _choice(
+            level.value,
+            key,
+            visible(level.name if own else f"{level.value} · {level.name}"),
+            anchor=visible(level.anchor),
+        )
         for key, level in zip(keys, question.levels, strict=True)
     ]
     return [*graded, _choice(CANNOT_TELL, "s", "Cannot tell")]

@@ -14,6 +14,7 @@ import functools
 import hmac
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -21,9 +22,9 @@ from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from harness.errors import DataError, HarnessError, InfrastructureError
+from harness.errors import HarnessError, InfrastructureError
 from harness.judging.labelling.page import Page
-from harness.judging.labelling.session import Session
+from harness.judging.labelling.session import NoAnswerError, Session
 
 ADDRESS = "127.0.0.1"
 MAX_BODY = 4_096  # bytes of a request; an answer has about 60
@@ -50,6 +51,7 @@ class LabelServer:
             self._server = _Server((ADDRESS, port), functools.partial(_Handler, self._gate))
         except (OSError, OverflowError) as error:
             raise InfrastructureError(f"port {port} on {ADDRESS}: {error}; choose another with --port") from error
+        self._server.tell = tell
         self._gate.open_at(self._server.server_address[1], self.stop)
 
     @property
@@ -71,11 +73,16 @@ class LabelServer:
 
 
 class _Server(ThreadingHTTPServer):
+    tell: Tell = print
     daemon_threads = True  # a browser keeps connections open that nobody will use again
     allow_reuse_address = False
+    request_queue_size = 64  # five is the default, and a browser alone opens six at a time
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that breaks off is no news; the default prints a traceback."""
+        """A connection that breaks off is no news; anything else is a mistake of ours, and is told."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            self.tell(f"the page's server stumbled: {error!r}")
 
 
 class _Gate:
@@ -131,6 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     protocol_version = "HTTP/1.1"
     timeout = _SECONDS
+    disable_nagle_algorithm = True  # headers and body are two writes, and the second would wait 40 ms
 
     def __init__(self, gate: _Gate, *arguments: Any) -> None:
         self._gate = gate
@@ -216,11 +224,11 @@ class _Handler(BaseHTTPRequestHandler):
             route()
         except _Refused as refused:
             self._refuse(refused.status, str(refused))
-        except DataError as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, str(error) if self.command == "POST" else "see the terminal")
-        except HarnessError as error:
+        except NoAnswerError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+        except HarnessError as error:  # its text may name the run, and with it the candidate
             self._gate.tell(str(error))
-            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "the answer was not stored; see the terminal")
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "the command cannot go on; see the terminal")
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
         self.close_connection = True
@@ -239,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "the length of the request is not said")
-        if int(length[:9]) > MAX_BODY:
+        if len(length) > 9 or int(length) > MAX_BODY:
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large")
         if self.headers.get_content_type() != "application/json":
             raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the request is not JSON")

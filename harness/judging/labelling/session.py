@@ -39,6 +39,10 @@ class Step:
         return self.pair.sample_id, both if len(self.sides) == 2 else self.sides
 
 
+class NoAnswerError(DataError):
+    """What the page sent is no answer to the question that it shows."""
+
+
 class Session:
     """The steps of a plan for one annotator.
 
@@ -56,7 +60,7 @@ class Session:
         self._everyone = everyone
         self._path = labelled.labels_path(run, plan.suite, plan.metric)
         self._shown = shown
-        self._steps = [step for pair in plan.items for step in self._steps_of(pair)]
+        self._steps = {step.key: step for pair in plan.items for step in self._steps_of(pair)}
 
     def state(self) -> dict[str, Any]:
         """What the page shows now: {done, total, undo, item}; `item` is None at the end. JSON-ready."""
@@ -70,7 +74,7 @@ class Session:
         """Store an answer to the item that is shown; False where another one is by now.
 
         Raises:
-            DataError: `said` is no answer to this question.
+            NoAnswerError: `said` is no answer to this question.
             StorageError: it could not be stored.
         """
         step = self._next(self._answers())
@@ -84,8 +88,7 @@ class Session:
         mine = self._mine(self._answers())
         if not mine:
             return False
-        last = next(step for step in self._steps if step.key == mine[-1])
-        self._append(last, WITHDRAWN)
+        self._append(self._steps[mine[-1]], WITHDRAWN)
         return True
 
     def progress(self, answers: Sequence[Answer] | None = None) -> tuple[int, int]:
@@ -109,7 +112,8 @@ class Session:
 
     def _next(self, answers: Sequence[Answer]) -> Step | None:
         settled, mine = self._settled(answers), set(self._mine(answers))
-        return next((s for s in self._steps if s.pair.sample_id not in settled and s.key not in mine), None)
+        open_steps = (s for key, s in self._steps.items() if key not in mine and s.pair.sample_id not in settled)
+        return next(open_steps, None)
 
     def _settled(self, answers: Sequence[Answer]) -> set[str]:
         """Samples that need no answer of this annotator any more."""
@@ -128,7 +132,7 @@ class Session:
             held.pop((answer.sample_id, answer.outputs), None)
             if not answer.withdrawn:
                 held[answer.sample_id, answer.outputs] = None
-        return [key for key in held if any(step.key == key for step in self._steps)]
+        return [key for key in held if key in self._steps]
 
     def _answers(self) -> list[Answer]:
         return labelled.answers(self.plan, self._path)
@@ -152,14 +156,14 @@ class Session:
         if said == TIE:
             return "tie"
         if said not in (LEFT, RIGHT):
-            raise DataError("no answer to this question")
+            raise NoAnswerError("no answer to this question")
         chosen = step.sides[0 if said == LEFT else 1]
         return "first" if chosen == step.pair.baseline else "second"
 
     def _level(self, said: object) -> int:
         known = [level.value for level in self.question.levels]
         if not isinstance(said, int | float) or isinstance(said, bool) or said not in known:
-            raise DataError("no answer to this question")
+            raise NoAnswerError("no answer to this question")
         return int(said)
 
     def _append(self, step: Step, label: str | int) -> None:

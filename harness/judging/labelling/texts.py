@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness import labelled
+from harness.errors import DataError
 from harness.judging import _fields
 from harness.judging.records import Case
 from harness.judging.rubric import Level, Rubric
@@ -13,6 +14,7 @@ from harness.records import Output, Sample
 from harness.report._text import clipped
 from harness.runs import Entry
 
+_JOURNAL = frozenset({"prompt", "conversation", "reference"})
 MAX_TEXT = 100_000  # characters of one text on the page; nobody reads further, and a page must open
 
 
@@ -44,7 +46,10 @@ def shown_of(entries: Iterable[Entry], rubric: Rubric, samples: Mapping[str, Sam
     """The samples of a suite by id; those with a side that did not answer in text are left out.
 
     Where `samples` holds the sample, a person sees the fields that the rubric shows to the judge; else what the journal
-    has kept: the prompt and the target.
+    has kept: prompt or turns, and the target.
+
+    Raises:
+        DataError: the journal has not kept what the rubric shows, so that a person would judge by less than the judge.
     """
     found = {}
     for entry in entries:
@@ -52,19 +57,31 @@ def shown_of(entries: Iterable[Entry], rubric: Rubric, samples: Mapping[str, Sam
         if len(sides) == 2:
             outputs = {labelled.digest_of_turns(side): tuple(map(_harmless, side)) for side in sides}
             sample = samples.get(entry.sample_id)
-            fields = _kept(entry) if sample is None else _fields_of(sample, rubric)
+            fields = _kept(entry, rubric) if sample is None else _fields_of(sample, rubric)
             found[entry.sample_id] = Shown(tuple((title, _harmless(text)) for title, text in fields), outputs)
     return found
 
 
 def texts_of(outputs: Sequence[Output]) -> tuple[str, ...] | None:
     """The texts of one side, oldest first; None where an answer is missing or is no text."""
-    texts = tuple(output.text for output in outputs if output.text is not None)
+    texts = tuple(said for output in outputs if (said := output.spoken) is not None)
     return texts if texts and len(texts) == len(outputs) else None
 
 
-def _kept(entry: Entry) -> list[tuple[str, str]]:
-    return [("prompt", entry.prompt), *([("reference", entry.target)] if entry.target else [])]
+def _kept(entry: Entry, rubric: Rubric) -> list[tuple[str, str]]:
+    """What the journal has of a sample."""
+    turns = entry.details.get(rubric.name, {}).get("turns") or ()
+    missing = sorted({*rubric.needs} - _JOURNAL)
+    if len(entry.baseline) > max(1, len(turns)):
+        missing.append("the later turns")
+    if missing:
+        raise DataError(
+            f"sample {entry.sample_id!r}: the judge was shown {', '.join(missing)}, which the run has not kept; label "
+            "where the golden set of the suite is (--root)"
+        )
+    sample = Sample(entry.sample_id, entry.prompt, (entry.target,) if entry.target else ())
+    reference = [("reference", text) for text in sample.targets]
+    return [*_asked(sample, turns), *reference]
 
 
 def _fields_of(sample: Sample, rubric: Rubric) -> Iterator[tuple[str, str]]:

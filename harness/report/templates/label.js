@@ -64,7 +64,7 @@
     try {
       show(await ask(path, body));
     } catch (error) {
-      say(`Not stored: ${error.message}. Is the command still running? Reload the page to go on.`);
+      say(`Not stored (${error.message}). Is the command still running? Reload the page to go on.`);
     } finally {
       busy = false;
     }
