@@ -65,7 +65,8 @@ class Memory:
 
     def close(self) -> None:
         """Close the file; what was put is already durable."""
-        self._db.close()
+        with self._lock:  # SQLite does not survive a connection that is closed while another thread uses it
+            self._db.close()
 
     def _found(self, subject: str, keys: Sequence[str]) -> list[tuple[str, Any]]:
         """(key, document) for those of `keys` that are there."""

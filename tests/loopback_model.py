@@ -72,7 +72,8 @@ class LoopbackModel:
 
     `latency` is in seconds; `faults` maps a fault to its share of the attempts; `script` is used up first, one entry an
     attempt ("" answers); `retry_after` is the header of "429-retry-after"; `key`: answer 401 to any other; `schemas`:
-    whether a response_format is accepted, else 400; `refuses`: parameters that are answered with 400.
+    whether a response_format is accepted, else 400; `refuses`: parameters that are answered with 400; `listed`: what
+    else stands in the model's entry at /v1/models; `record`: whether `asked` is kept.
     """
 
     answer: Answer = lambda messages: f"echo {messages[-1]['content']}"
@@ -85,6 +86,7 @@ class LoopbackModel:
     key: str | None = None
     schemas: bool = True
     refuses: Sequence[str] = ()
+    listed: Mapping[str, Any] = field(default_factory=dict)
     record: bool = True
     asked: list[Asked] = field(default_factory=list)
     requests: Counter[str] = field(default_factory=Counter)
@@ -118,7 +120,7 @@ class LoopbackModel:
 
     def close(self) -> None:
         """Stop serving and close every connection."""
-        if self._loop is not None and self._thread is not None:
+        if self._loop is not None and self._thread is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop)
             self._thread.join(30)
 
@@ -179,7 +181,7 @@ class LoopbackModel:
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
     ) -> bool:  # fmt: skip
         if path == "/v1/models":
-            entry = {"id": self.model, "object": "model", "created": 1, "owned_by": "loopback"}
+            entry = {"id": self.model, "object": "model", "created": 1, "owned_by": "loopback", **self.listed}
             return await self._send(writer, 200, {"object": "list", "data": [entry]})
         if path not in ("/v1/chat/completions", "/v1/completions"):
             return await self._send(writer, 404, _error("no such path"))

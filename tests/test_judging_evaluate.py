@@ -14,6 +14,7 @@ import pytest
 
 from harness.errors import ConfigError, DataError, PluginError, UsageError
 from harness.judging import Evaluation, evaluate
+from harness.judging.criteria import by_criterion
 from tests.loopback_model import Fault, LoopbackModel
 
 
@@ -25,10 +26,12 @@ def server() -> Iterator[LoopbackModel]:
 
 def ask(server: LoopbackModel, judge: str = "faithfulness", **given: Any) -> Evaluation:
     default = {"output": "Paris.", "context": "The capital is Paris."} if judge == "faithfulness" else {}
-    options = {"retries": 0, **given.pop("options", {})}
+    free = {"input": 0, "output": 0}  # with prices given, litellm's table is not loaded
+    options = {"retries": 0, "prices": free, **given.pop("options", {})}
     return evaluate(judge, model="openai/m", api_base=server.base, options=options, **{**default, **given})
 
 
+@pytest.mark.slow
 def test_one_call_gives_a_typed_result(server: LoopbackModel) -> None:
     said = evaluate(
         "faithfulness", output="Paris.", context="The capital is Paris.", model="openai/m", api_base=server.base
@@ -121,6 +124,14 @@ def test_a_provider_whose_key_is_not_set_is_told_by_its_variable(monkeypatch: py
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
         evaluate("faithfulness", output="x", context="y", model="gpt-4o-mini")
+
+
+def test_a_rubric_of_one_sentence_needs_a_sentence() -> None:
+    assert by_criterion("It rhymes.").bounds == (0.0, 4.0)
+    assert by_criterion("It rhymes.", pairwise=True).pairwise
+    assert by_criterion("It rhymes.").hash != by_criterion("It is short.").hash
+    with pytest.raises(ConfigError, match="what a good answer is"):
+        by_criterion(" ")
 
 
 def test_importing_it_loads_no_heavy_library() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness.errors import ConfigError, SubjectError
+from harness.judging import evaluate
 from harness.judging.building import JudgeSection, build_judge
 from harness.judging.criteria import by_criterion
 from harness.judging.kinds import JudgeContext
@@ -95,6 +96,12 @@ class TestClassifier:
         assert [j.value for j in inverted.grade([case(o, context=context) for o in outputs])] == pytest.approx(
             [4 - value for value in expected], abs=1e-6
         )
+
+    def test_one_call_from_a_notebook(self, nli: Path) -> None:
+        options = {"label": "entailment", "premise": "context", "device": "cpu"}
+        given = {"model": str(nli), "kind": "classifier", "options": options}
+        said = evaluate("faithfulness", output="Five.", context="It is 5.", **given)
+        assert said.value == pytest.approx(1 + 4 * probabilities(nli, "It is 5.", "Five.")["entailment"], abs=1e-6)
 
     def test_without_a_premise_the_output_is_read_alone(self, nli: Path) -> None:
         (said,) = judge("classifier", nli, label="neutral").grade([case("Five.")])
@@ -331,5 +338,9 @@ class TestRewardModel:
             judge("reward_model", tiny.model(), PAIRS)
         with pytest.raises(ConfigError, match=r"adapter holds no score\.weight"):
             judge("reward_model", tiny.adapter(), PAIRS)
+        nameless = shutil.copytree(tiny.adapter(), tmp_path / "nameless")
+        (nameless / "adapter_config.json").write_text("{}")
+        with pytest.raises(ConfigError, match="does not say which base it is for"):
+            judge("reward_model", nameless, PAIRS)
         with pytest.raises(SubjectError, match="no such folder"):
             judge("reward_model", tmp_path / "none", PAIRS)

@@ -27,6 +27,7 @@ from tests.loopback_model import FAULTS, Fault, LoopbackModel, Said
 from tests.tiny_judge import WORDS, level_reply, pair_reply
 
 LEVELS, PAIRS = by_criterion(), by_criterion(pairwise=True)
+FREE = {"input": 0, "output": 0}  # with prices given, litellm's table is not loaded
 FAULTY = {fault: 0.3 / len(FAULTS) for fault in FAULTS}
 
 
@@ -47,7 +48,7 @@ def server() -> Iterator[LoopbackModel]:
 
 
 def judge(server: LoopbackModel, rubric: Rubric, context: JudgeContext | None = None, **options: Any) -> Judge:
-    given = {"model": "openai/m", "api_base": server.base, "retries": 0, "timeout": 20, **options}
+    given = {"model": "openai/m", "api_base": server.base, "retries": 0, "timeout": 20, "prices": FREE, **options}
     return build_judge(JudgeSection(kind="served", **given), rubric, context or JudgeContext(), "judge")
 
 
@@ -69,7 +70,7 @@ def test_cases_are_graded_in_order_and_all_at_once(server: LoopbackModel) -> Non
     assert {(j.state, j.usage.calls, j.usage.repaired) for j in judged} == {("scored", 1, 0)}
     assert judged[0].reason == "The answer is worth 0."
     assert judged[0].usage.completion_tokens > 0
-    assert judged[0].usage.cost is None, "no price is known for this model"
+    assert judged[0].usage.cost == 0
     assert server.most_under_way == 5
 
 
@@ -78,6 +79,12 @@ def test_temperature_seed_and_schema_are_pinned(server: LoopbackModel) -> None:
     body = server.asked[0].body
     assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.0, 7, 64)
     assert "score" in json.dumps(body["response_format"])
+
+
+@pytest.mark.slow
+def test_where_no_price_is_known_there_is_no_cost(server: LoopbackModel) -> None:
+    (said,) = judge(server, LEVELS, prices=None).grade([case("superb")])
+    assert (said.value, said.usage.cost) == (4, None)
 
 
 def test_a_price_makes_a_cost(server: LoopbackModel) -> None:
@@ -259,7 +266,8 @@ def test_a_killed_run_pays_for_no_judgement_again(server: LoopbackModel, tmp_pat
         "from harness.judging.kinds import JudgeContext\n"
         "from harness.judging.records import Case\n"
         "from harness.records import Sample\n"
-        "section = JudgeSection(kind='served', model='openai/m', api_base=sys.argv[1], retries=0, concurrency=4)\n"
+        "section = JudgeSection(kind='served', model='openai/m', api_base=sys.argv[1], retries=0, concurrency=4,\n"
+        "    prices={'input': 0, 'output': 0})\n"
         "judge = build_judge(section, by_criterion(), JudgeContext(store=Path(sys.argv[2])), 'judge')\n"
         "judge.grade([Case(Sample(f's{n}', f'Question {n}?'), f'Answer {n} is superb.') for n in range(40)])\n"
     )

@@ -1,4 +1,4 @@
-"""The client against a real server on this machine: what is asked, what is remembered, what goes wrong, what is left."""
+"""The client against a real server on this machine: what is asked, remembered and told, and what is left behind."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.errors import ConfigError
 from harness.judging.rubric import Level, Rubric, RubricFile
 
 DEFAULT = "It is correct, it answers what was asked, and it says no more than that."
@@ -22,8 +23,10 @@ def by_criterion(criterion: str = DEFAULT, *, pairwise: bool = False) -> Rubric:
     """A rubric with one criterion: levels 0 to 4, or which of two answers is better.
 
     Raises:
-        pydantic.ValidationError: the criterion is empty.
+        ConfigError: the criterion is empty.
     """
+    if not criterion.strip():
+        raise ConfigError("criterion: say in words what a good answer is")
     mode, outputs = ("pairwise", ("output_a", "output_b")) if pairwise else ("pointwise", ("output",))
     levels = tuple(Level(value=i, name=name, anchor=anchor) for i, (name, anchor) in enumerate(_LEVELS))
     file = RubricFile.model_validate(

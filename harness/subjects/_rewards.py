@@ -30,10 +30,17 @@ def load(folder: Path, base: str | None) -> Any:
 
 
 def base_of(folder: Path, base: str | None) -> str:
-    """The model below a reward model: `base`, what its adapter names, or itself."""
-    if base is None and (folder / CONFIG).is_file():
+    """The model below a reward model: `base`, what its adapter names, or itself.
+
+    Raises:
+        ConfigError: its adapter names none.
+    """
+    if base is not None or not (folder / CONFIG).is_file():
+        return base or str(folder)
+    try:
         return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
-    return base or str(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / CONFIG} does not say which base it is for; name it with base") from error
 
 
 def tokenizer_of(folder: Path, base: str | None) -> Any:
@@ -42,7 +49,7 @@ def tokenizer_of(folder: Path, base: str | None) -> Any:
 
     places = (folder, Path(base_of(folder, base)))
     source = next((place for place in places if (place / "tokenizer_config.json").is_file()), folder)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -81,7 +88,7 @@ def _classifier(source: str, *, complete: bool) -> Any:
 
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, output_loading_info=True, use_safetensors=True
+            source, num_labels=1, output_loading_info=True, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"reward model {source} cannot be loaded: {error}") from error

@@ -37,7 +37,7 @@ def test_it_builds_a_judge_for_a_rubric(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_unknown_options_are_refused_and_known_ones_are_told(kind: str) -> None:
     model = options(kind)
-    with pytest.raises(ValidationError, match="Extra inputs are not permitted|extra_forbidden"):
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         model.model_validate({"no_such_option": 1})
     with pytest.raises(ConfigError, match=r"judges\.yaml: unknown key 'no_such_option'"):
         check_section(JudgeSection(kind=kind, no_such_option=1), "judges.yaml")

@@ -210,7 +210,9 @@ class AiEvaluationJudge:
             return ""
 
         self._llm_judge(overhear).evaluate([dict(inputs)])
-        messages = tuple(Message(str(m["role"]), str(m["content"])) for m in asked[0])
+        if any(not isinstance(m["content"], str) for m in asked[0]):
+            raise ConfigError(f"inputs: {', '.join(inputs)}: an input that the library takes for a picture or a sound")
+        messages = tuple(Message(str(m["role"]), m["content"]) for m in asked[0])
         return Question(messages, max_tokens=self._options.max_tokens, schema=self._schema())
 
     def _read(self, inputs: Mapping[str, Any], reply: Reply) -> Judgement:

@@ -227,7 +227,7 @@ def _tokenizer(files: _files.ModelFiles) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(files.folder)
+        return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raise errors of their own
         raise SubjectError(f"the tokenizer in {files.folder} cannot be loaded: {error}") from error
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean, median
 from typing import Any, Literal
 
@@ -112,7 +113,8 @@ class Jury:
 
     def _decide(self, asked: Sequence[Any], ask: Callable[[Judge, Sequence[Any]], list[Judgement]]) -> list[Judgement]:
         first = self._jurors[:-1] if self._options.escalate else self._jurors
-        votes = list(zip(*(ask(juror, asked) for juror in first), strict=True))
+        with ThreadPoolExecutor(len(first)) as pool:  # each asks its own server, and none waits for another
+            votes = list(zip(*pool.map(lambda juror: ask(juror, asked), first), strict=True))
         if not self._options.escalate:
             return [self._joined(row, self._by_rule(row)) for row in votes]
         open_ = [i for i, row in enumerate(votes) if not self._agree(row)]

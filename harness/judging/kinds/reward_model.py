@@ -123,7 +123,7 @@ class RewardModelJudge:
             "weights": _files.ModelFiles(self._options.model, self._found).hashes(),
             "base_weights": base,
             "head": _files.hash_files(_files._present(self._found, (adapters.CONFIG, _classes.RECORD))),
-            "tokenizer_sha256": _files.digest(_files.tokenizer_hashes(self._found)),
+            "tokenizer_sha256": _files.digest(_files.tokenizer_hashes(Path(self._tokenizer.name_or_path))),
             "template_sha256": content_hash(template),
             "read_to_its_end": self._ours,
             "squash": None if self._options.squash is None else self._options.squash.model_dump(),

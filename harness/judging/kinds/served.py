@@ -82,7 +82,7 @@ class ServedJudge:
         base = urlsplit(self._options.api_base or "")
         return judged_by(
             self, kind="served", rubric=self._rubric.name, version=self._rubric.version,
-            rubric_sha256=self._rubric.hash, model=self._options.model, 
+            rubric_sha256=self._rubric.hash, model=self._options.model,
             server=base.netloc.rpartition("@")[2] + base.path, **self._decoding(),
         )  # fmt: skip
 
