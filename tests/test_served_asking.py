@@ -103,6 +103,9 @@ def test_tokens_and_cost_are_those_of_all_attempts_that_the_server_counted() -> 
     assert reply.cost == pytest.approx((200 * 1 + 50 * 10) / 1e6)
     (reply,) = answers(asker(FakeWire()), [question()])
     assert reply.cost is None, "a cost without a price"
+    uncounted = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
+    (reply,) = answers(asker(FakeWire([uncounted]), prices=Prices(input=1, output=10)), [question()])
+    assert reply.cost is None, "a cost of tokens that nobody has counted"
 
 
 SCHEMA = {"type": "object"}

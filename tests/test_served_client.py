@@ -270,6 +270,10 @@ class TestSecrets:
         monkeypatch.delenv("JUDGE_KEY")
         with pytest.raises(ConfigError, match="JUDGE_KEY holds no key"):
             Client(options(server, api_key_env="JUDGE_KEY"))
+        monkeypatch.setenv("JUDGE_KEY", "clé-sécrète")
+        with pytest.raises(ConfigError, match="not all of it is ASCII") as raised:
+            Client(options(server, api_key_env="JUDGE_KEY"))
+        assert "clé" not in str(raised.value)
 
 
 @pytest.mark.parametrize("base", ["127.0.0.1:8000", "file:///etc/passwd", "http://", "http:///v1"])
@@ -293,23 +297,12 @@ def test_a_redirect_is_not_followed_and_an_endless_answer_is_cut(
         assert reply.failure.kind == "unreadable"
 
 
-class TestLookup:
-    def test_it_says_what_the_server_lists(self, server: LoopbackModel) -> None:
-        with Client(options(server)) as client:
-            listed = client.lookup()
-            assert listed is not None
-            assert listed["id"] == "m"
-
-    def test_a_model_that_is_not_listed_is_answered_with_the_nearest(self, server: LoopbackModel) -> None:
-        server.model = "mistral-7b"
-        with Client(options(server, model="openai/mistral-7")) as client:  # noqa: SIM117
-            with pytest.raises(SubjectError, match="did you mean 'mistral-7b'"):
-                client.lookup()
-
-    def test_a_server_that_is_down_is_an_error(self) -> None:
-        down = ServedOptions(model="openai/m", api_base="http://127.0.0.1:9/v1", prices=FREE)
-        with Client(down) as client, pytest.raises(SubjectError, match=r"127\.0\.0\.1:9"):
-            client.lookup()
+def test_it_says_what_the_server_lists_and_whether_it_is_there(server: LoopbackModel) -> None:
+    with Client(options(server)) as client:
+        assert client.listed()["m"]["owned_by"] == "loopback"
+    down = ServedOptions(model="openai/m", api_base="http://127.0.0.1:9/v1", prices=FREE)
+    with Client(down) as client, pytest.raises(SubjectError, match=r"127\.0\.0\.1:9"):
+        client.listed()
 
 
 def test_a_process_that_closes_nothing_ends_in_silence(server: LoopbackModel) -> None:

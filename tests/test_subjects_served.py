@@ -105,9 +105,15 @@ def test_a_key_that_is_refused_and_a_server_that_is_gone_end_the_run(
     made.close()
 
 
-def test_what_cannot_be_reached_or_is_not_served_there_is_not_built(server: LoopbackModel) -> None:
-    with pytest.raises(SubjectError, match="no model 'other'"):
-        subject(server, model="openai/other")
+def test_a_model_that_is_not_served_there_fails_pre_flight_and_a_server_that_is_not_there_is_not_built(
+    server: LoopbackModel,
+) -> None:
+    server.model = "mistral-7b"
+    made = subject(server, model="openai/mistral-7")
+    check = made.answers_check()
+    made.close()
+    assert not check.passed
+    assert "did you mean 'mistral-7b'?" in check.detail
     with pytest.raises(SubjectError, match="Cannot connect"):
         subject(server, api_base="http://127.0.0.1:9/v1")
 

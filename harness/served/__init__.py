@@ -85,9 +85,9 @@ class Reply:
     """What came of a question: a text or a failure, never both.
 
     Tokens and `cost` (US dollars) are those of all attempts that the server charged for, by its own count; `cost` is
-    None where no price is known. `seconds` runs from the first attempt to the last, waiting included. `attempts` is 0
-    for a reply that was paid for before, under another index or in another run: it costs 0, and its tokens are the ones
-    that it took then.
+    None where no price is known, or the server counts nothing. `seconds` runs from the first attempt to the last,
+    waiting included. `attempts` is 0 for a reply that was paid for before, under another index or in another run: it
+    costs 0, and its tokens are the ones that it took then.
     """
 
     text: str | None = None

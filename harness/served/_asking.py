@@ -90,10 +90,13 @@ class _Course:
     attempts: int = 0
     failures: int = 0
     used: Used = field(default_factory=Used)
+    counted: bool = True  # whether the server has counted the tokens of what it answered
 
-    def add(self, used: Used | None) -> None:
+    def add(self, used: Used | None, *, answered: bool) -> None:
         if used is not None:
             self.used = Used(self.used.prompt + used.prompt, self.used.completion + used.completion)
+        elif answered:
+            self.counted = False
 
 
 class _OutOfBudget(Exception):
@@ -133,7 +136,7 @@ class Asker:
             except _OutOfBudget:
                 return self._without_budget(course)
             except Problem as problem:
-                course.add(problem.used)
+                course.add(problem.used, answered=False)
                 if schema and problem.kind == "rejected":
                     # It may be the schema that is not taken: once without it, and if that works, never with it.
                     schema = False
@@ -144,7 +147,7 @@ class Asker:
                 self.tally.retried[problem.kind] += 1
                 await self.endpoint.clock.sleep(wait)
             else:
-                course.add(said.used)
+                course.add(said.used, answered=True)
                 if question.schema is not None and not schema:
                     self._plain.add(content_hash(question.schema))
                     self.tally.schemas_refused = True
@@ -224,6 +227,11 @@ class Asker:
             return None
         return (used.prompt * self.prices.input + used.completion * self.prices.output) / 1e6
 
+    def _charge(self, course: _Course) -> float | None:
+        if not course.attempts:
+            return 0.0
+        return self._cost(course.used) if course.counted else None
+
     def _elapsed(self, course: _Course) -> float:
         return 0.0 if course.began is None else self.endpoint.clock.now() - course.began
 
@@ -238,7 +246,7 @@ class Asker:
             said is not None and said.truncated,
             course.used.prompt,
             course.used.completion,
-            self._cost(course.used) if course.attempts else 0.0,
+            self._charge(course),
             self._elapsed(course),
             course.attempts,
         )

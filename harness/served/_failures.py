@@ -106,10 +106,10 @@ def _error_of(body: str) -> tuple[str, str]:
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):
-        return body[:_TOLD], ""
+        return body[: 4 * _TOLD], ""  # more than is told, so that no secret is cut in two before it is found
     error = said.get("error", said) if isinstance(said, dict) else said
     if not isinstance(error, dict):
-        return str(error)[:_TOLD], ""
+        return str(error)[: 4 * _TOLD], ""
     message = error.get("message") or error.get("detail") or said
     return str(message)[: 4 * _TOLD], " ".join(_codes(error)).lower()
 

@@ -30,6 +30,11 @@ def event_loop() -> asyncio.AbstractEventLoop:
         return _running[1]
 
 
+def inside() -> bool:
+    """Whether the caller is in the loop's own thread."""
+    return _running is not None and threading.current_thread() is _running[2]
+
+
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """The result of `work`, done in the loop; not to be called from within it."""
     return asyncio.run_coroutine_threadsafe(work, event_loop()).result()

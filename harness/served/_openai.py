@@ -19,6 +19,7 @@ from harness.served._failures import Problem, of_status
 from harness.served._payload import content, parameters
 
 _LARGEST = 32 * 2**20  # bytes of a body; no answer is that long
+_IDLE = 4.0  # seconds that a connection is kept; a server that closes it first, as uvicorn after 5, costs a request
 _MODELS = 10.0  # seconds for the list of models
 
 
@@ -92,7 +93,7 @@ class OpenAIWire:
         if self._session is None:
             # How many are under way and for how long is limited by whoever asks.
             self._session = self._aiohttp.ClientSession(
-                connector=self._aiohttp.TCPConnector(limit=0),
+                connector=self._aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE),
                 timeout=self._aiohttp.ClientTimeout(total=None),
                 trust_env=not _local(self._base),  # a proxy, where the environment names one
                 cookie_jar=self._aiohttp.DummyCookieJar(),
@@ -117,7 +118,7 @@ def _decoded(status: int, raw: bytes, headers: Mapping[str, str]) -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError):
         # A gateway's page or half an answer: what speaks here is not the model, so it is worth another attempt.
-        start = raw[:80].decode("utf-8", "replace")
+        start = raw[:2000].decode("utf-8", "replace")
         detail = f"the server answered with something that is not JSON: {start!r}"
         raise Problem("server", detail, passes=True, perhaps_charged=True) from None
 

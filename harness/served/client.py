@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from harness.errors import ConfigError, SubjectError, nearest
+from harness.errors import ConfigError, SubjectError
 from harness.records import content_hash
 from harness.served import Prices, Question, Reply, ServedOptions, _endpoints, _loop
 from harness.served._asking import Asker, Tally, Wire
@@ -102,24 +102,23 @@ class Client:
         for batch in self._arriving(unknown):
             yield [pair for digest, reply in batch for pair in _everywhere(places[digest], reply)]
 
-    def lookup(self) -> dict[str, Any] | None:
-        """What the server lists about the model; None where it lists no models at all, or litellm is in between.
+    def listed(self) -> dict[str, dict[str, Any]]:
+        """Name → what the server says of it at /models; empty where it lists none, or litellm is in between.
+
+        A model may be served that is not listed: some servers load what they are asked for.
 
         Raises:
-            SubjectError: the server is not there, does not know the key, or lists other models but not this one.
+            SubjectError: the server is not there, or does not accept the key.
         """
         try:
-            listed = _loop.run(self._opened().wire.models())
+            said = _loop.run(self._opened().wire.models())
         except Problem as problem:
             if problem.kind in ("connection", "timeout", "authentication"):
                 raise SubjectError(f"{self.options.model}: {self._mask(problem.detail)}") from None
-            return None
-        entries = listed.get("data") if isinstance(listed, dict) else None
-        names = {e["id"]: e for e in entries or () if isinstance(e, dict) and isinstance(e.get("id"), str)}
-        name = self.options.model.partition("/")[2]
-        if names and name not in names:
-            raise SubjectError(f"{self.options.model}: the server lists no model {name!r}: {nearest(name, names)}")
-        return names.get(name)
+            return {}
+        entries = said.get("data") if isinstance(said, dict) else None
+        named = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+        return {entry["id"]: entry for entry in named if isinstance(entry.get("id"), str)}
 
     @property
     def address(self) -> str:
@@ -157,7 +156,8 @@ class Client:
         finally:
             if not ended:
                 _loop.event_loop().call_soon_threadsafe(task.cancel)
-                while arrived.get() is not None:
+                # The garbage collector may close an iterator anywhere, and the loop must not wait for itself.
+                while not _loop.inside() and arrived.get() is not None:
                     pass
         error = task.exception()
         while isinstance(error, BaseExceptionGroup):
@@ -260,9 +260,11 @@ def _wire(options: ServedOptions, key: str | None) -> Wire:
 def _key(options: ServedOptions) -> str | None:
     if options.api_key_env is None:
         return None
-    key = os.environ.get(options.api_key_env)
+    key = os.environ.get(options.api_key_env, "").strip()
     if not key:
         raise ConfigError(f"{options.model}: the environment variable {options.api_key_env} holds no key")
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{options.model}: what {options.api_key_env} holds cannot be a key: not all of it is ASCII")
     return key
 
 

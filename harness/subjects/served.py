@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import Field
 
-from harness.errors import ConfigError, SubjectError
+from harness.errors import ConfigError, SubjectError, nearest
 from harness.records import Check, Draft, Generate, Message, Output, Request, content_hash
 from harness.served import Question, Reply, ServedOptions
 from harness.served.client import Client
@@ -44,7 +44,7 @@ def build(options: Options, context: SubjectContext) -> ServedSubject:
 
     Raises:
         ConfigError: the variable of the key holds none, or litellm does not know the provider.
-        SubjectError: the server is not there, or it serves no such model.
+        SubjectError: the server is not there, or does not accept the key.
     """
     return ServedSubject(options)
 
@@ -57,11 +57,11 @@ class ServedSubject:
         self._options = options
         self._client = Client(options)
         try:
-            listed = self._client.lookup() or {}
+            self._names = self._client.listed()
         except BaseException:
             self._client.close()
             raise
-        self._listed = _stable(listed)
+        self._listed = _stable(self._names.get(options.model.partition("/")[2], {}))
         self.fingerprint = content_hash(
             {
                 "client": self._client.fingerprint,
@@ -122,7 +122,10 @@ class ServedSubject:
         failure = reply.failure
         if failure is None or failure.kind in _ASKED_AT_ALL:
             return Check("server-answers", True, f"{self.name} answers")
-        return Check("server-answers", False, f"{self.name} does not answer ({failure.kind}): {failure.detail}")
+        name = self._options.model.partition("/")[2]
+        hint = f"; of the models that it lists, {nearest(name, self._names)}" if name not in self._names else ""
+        detail = f"{self.name} does not answer ({failure.kind}): {failure.detail}"
+        return Check("server-answers", False, detail + (hint if self._names else ""))
 
     def describe(self) -> dict[str, Any]:
         """See `Subject.describe`."""
