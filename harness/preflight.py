@@ -9,6 +9,7 @@ from typing import Any
 from harness.execution.local import UNANSWERED, Answered, Chunk, Evaluation, SuiteState, ask_chunks, within
 from harness.records import AnsweredPair, Check, Guard, Output, PairedScore, Request, ScorePair
 from harness.statistics.proportions import proportion_lower_bound
+from harness.subjects import Selective
 
 _NOISE = "noise-floor"
 _NOISE_CONFIDENCE = 0.95
@@ -76,6 +77,21 @@ def _judge_noise(name: str, scores: Sequence[ScorePair], guard: Guard, state: Su
     )
 
 
+def answerable(evaluation: Evaluation) -> list[Check]:
+    """A check for each suite that a subject can never answer, before anything is asked, and none for the others."""
+    checks = []
+    for subject in (evaluation.baseline, evaluation.candidate):
+        if isinstance(subject, Selective):
+            found = ((state.suite.name, _refusal(subject, state)) for state in evaluation.states)
+            checks += [Check(f"answerable {suite}", False, reason) for suite, reason in found if reason]
+    return checks
+
+
+def _refusal(subject: Any, state: SuiteState) -> str | None:
+    requests = (request for sample in state.samples for request in state.suite.requests(sample, subject))
+    return next((f"{subject.name}: {reason}" for r in requests if (reason := subject.refusal(r)) is not None), None)
+
+
 def run(evaluation: Evaluation, noise_probe: int, known: MutableMapping[str, Any] | None = None) -> list[Check]:
     """Every check of a run, in the order in which a reader wants them.
 
@@ -83,6 +99,7 @@ def run(evaluation: Evaluation, noise_probe: int, known: MutableMapping[str, Any
     baseline alone, by name, from one candidate to the next.
     """
     checks = [check for state in evaluation.states for check in state.suite.checks()]
+    checks += answerable(evaluation)
     found = evaluation.run.fact("subjects")
     if found is None:
         found = [asdict(check) for check in evaluation.candidate.checks(evaluation.baseline)]

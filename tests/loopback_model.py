@@ -19,6 +19,7 @@ import asyncio
 import json
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -198,7 +199,8 @@ class LoopbackModel:
             await reader.read(1)  # until the client gives up
             return False
         if fault:
-            return await self._misbehave(fault, said, path, body, writer)
+            sender = headers.get("authorization", "nobody")
+            return await self._misbehave(fault, said, path, {**body, "": sender}, writer)
         assert not isinstance(said, Fault)
         self.answered[question] += 1
         return await self._send(writer, 200, _completion(path, body, said if isinstance(said, Said) else Said(said)))
@@ -233,8 +235,7 @@ class LoopbackModel:
         if status[:3].isdigit():
             extra = {"Retry-After": self.retry_after} if status.endswith("retry-after") else {}
             message = f"unsupported parameter: {what}" if what else f"out of order {status}"
-            # A server may repeat what it was sent, credentials included.
-            message += f" ({body.get('model')})"
+            message += f" (sent by {body['']})"  # a server may repeat what it was sent, credentials included
             return await self._send(writer, int(status[:3]), _error(message), extra)
         if fault == "cut":
             raw = json.dumps(_completion(path, body, Said(text))).encode()
@@ -294,6 +295,14 @@ def _completion(path: str, body: Mapping[str, Any], said: Said) -> dict[str, Any
     kind = "chat.completion" if "messages" in body else "text_completion"
     choice |= {"index": 0, "finish_reason": said.finish}
     return {"id": "x", "object": kind, "created": 1, "model": body["model"], "choices": [choice], "usage": dict(usage)}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    """Whether `condition` comes true before so many seconds are over."""
+    end = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return met
 
 
 def main() -> None:

@@ -17,18 +17,19 @@ _TAIL = 4  # one part in four of a text that is too long is kept from its end
 # Everything that Unicode or Python takes for the end of a line.
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 # Controls, bidirectional overrides, fillers without a width, tag characters and lone surrogates: what a reader cannot
-# see, a tokenizer can. Joiners, direction marks and variation selectors are needed by scripts and emoji, where no more
-# than two stand together.
+# see, a tokenizer can.
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u202a-\u202e"
-    "\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e0fff\U000f0000-\U0010ffff]|[\u200c-\u200f\ufe00-\ufe0f]{3,}"
+    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b"
+    "\u202a-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
 )
+# Scripts and emoji need joiners, direction marks and variation selectors, but no more than two of them together.
+_RUNS = re.compile("[\u200c-\u200f\ufe00-\ufe0f]{3,}")
 # Marks by which chat templates part turns: a server may read them as such even inside a message.
 _CHAT_MARKS = re.compile(
-    r"<(?=\|[^<>|\n]{1,60}\|>|｜[^<>｜\n]{1,60}｜>|/?s>|/?(?:start|end)_of_[a-z]{1,12}>|(?:bos|eos|pad|unk|mask|cls|sep)>"
-    r"|/?(?:image|audio|video)(?:_[a-z]{1,20})*>|/?think(?:ing)?>|</?SYS>>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|IMG|CLS|SEP|MASK)\])",
+    r"[<\[](?:(?<=<)(?=\|[^<>|\n]{1,60}\|>|｜[^<>｜\n]{1,60}｜>|/?s>|/?(?:start|end)_of_[a-z]{1,12}>|(?:bos|eos|pad|unk|mask"
+    r"|cls|sep)>|/?(?:image|audio|video)(?:_[a-z]{1,20})*>|/?think(?:ing)?>|</?SYS>>)"
+    r"|(?<=\[)(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|IMG|CLS|SEP|MASK)\]))",
     re.IGNORECASE,
 )
 _BROKEN = {"<": "‹", "[": "⁅"}
@@ -59,8 +60,14 @@ def blocks(texts: Sequence[tuple[str, str]], limit: int) -> list[Block]:
 
 def visible(text: str) -> str:
     """`text` with line ends unified, characters that cannot be seen written out, and marks of chat templates broken."""
-    shown = _UNSEEN.sub(lambda found: "".join(f"⟨U+{ord(c):04X}⟩" for c in found[0]), _LINE_ENDS.sub("\n", text))
+    shown = _UNSEEN.sub(_written_out, _LINE_ENDS.sub("\n", text))
+    if not shown.isascii():
+        shown = _RUNS.sub(_written_out, shown)
     return _CHAT_MARKS.sub(lambda found: _BROKEN[found[0]], shown)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return "".join(f"⟨U+{ord(character):04X}⟩" for character in found[0])
 
 
 def _block(title: str, text: str, most: int) -> Block:

@@ -12,13 +12,14 @@ from harness.errors import DataError
 from harness.judging.records import Case
 from harness.records import Sample
 
-FIELD = re.compile(r"[a-z][a-z0-9_]*")
+FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 """How a field is spelled; it is also a title in the question, so nothing else may be in it."""
 
 OUTPUTS: Mapping[str, tuple[str, ...]] = {"pointwise": ("output",), "pairwise": ("output_a", "output_b")}
 """The fields that hold what is judged, by mode; a prompt has to show them all."""
 
 _MAX_PARTS = 64
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 def _reference(sample: Sample) -> Any:
@@ -113,4 +114,4 @@ def _conversation(case: Case, answers: Sequence[str]) -> list[tuple[str, str]]:
 
 def _role(role: str) -> str:
     """A role as part of a title, where nothing that came from outside may stand as it is."""
-    return role if FIELD.fullmatch(role) else "other"
+    return role if role in _ROLES else "other"

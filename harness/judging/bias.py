@@ -1,9 +1,9 @@
 """Position and verbosity bias of a judge, measured from its judgements alone, on every run
 
 Position bias: how often a judge prefers whichever answer comes first (Zheng et al. 2023, section 3.3). Every pair is
-judged in both orders; of a judge that reads the answers alone each pair gives one vote for each place. Verbosity bias: how
-often the longer answer wins (Dubois et al. 2024), and how far the judge's difference goes with the difference in length.
-A longer answer may of course be better: this is an association, and no proof of a fault.
+judged in both orders; of a judge that reads the answers alone each pair gives one vote for each place. Verbosity bias:
+how often the longer answer wins (Dubois et al. 2024), and how far the judge's difference goes with the difference in
+length. A longer answer may of course be better: this is an association, and no proof of a fault.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Interval = tuple[float, float]
 class PositionBias:
     """Votes by place over pairs that were judged in both orders; a jury's count once for each juror.
 
-    `first_place` and `second_place` count the pairs for which the judge chose that place in both orders, `leaning` those
-    where one order was a tie and the other was not. `bias` is the share of single judgements for the first place less
-    those for the second, −1 to 1. `consistent` is the share of pairs judged alike in both orders. `interval` (95 %, exact
-    binomial) bounds the first place's share of the pairs that one place won in both orders; 0.5 is no bias. None where
-    there is nothing to count.
+    `first_place` and `second_place` count the pairs for which the judge chose that place in both orders, `leaning`
+    those where one order was a tie and the other was not. `bias` is the share of single judgements for the first place
+    less those for the second, −1 to 1. `consistent` is the share of pairs judged alike in both orders. `interval` (95
+    %, exact binomial) bounds the first place's share of the pairs that one place won in both orders; 0.5 is no bias.
+    None where there is nothing to count.
     """
 
     pairs: int
@@ -47,9 +47,9 @@ class PositionBias:
 class VerbosityBias:
     """How the judge's differences go with differences in length, over `pairs` that have both.
 
-    `correlation` is Spearman's ρ with its 95 % interval (Bonett & Wright 2000); None below 4 pairs or where one side is
-    constant. Of the `decided` pairs (a difference, and lengths that differ) the longer won `longer_won`; its `share` has
-    an exact 95 % binomial interval; 0.5 is no association.
+    `correlation` is Spearman's ρ with its 95 % interval (Bonett & Wright 2000); None below 4 pairs or where one side
+    is constant. Of the `decided` pairs (a difference, and lengths that differ) the longer won `longer_won`; its
+    `share` has an exact 95 % binomial interval; 0.5 is no association.
     """
 
     pairs: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from harness import plugins
 from harness.config import OpenSection
 from harness.errors import ConfigError, PluginError
@@ -19,6 +21,16 @@ class JudgeSection(OpenSection):
     kind: str = "served"
 
 
+def check_section(section: JudgeSection, where: str) -> BaseModel:
+    """The options of a section, before anything is built.
+
+    Raises:
+        PluginError: there is no such kind; the nearest is named.
+        ConfigError: an option is unknown or wrong.
+    """
+    return plugins.options(_KIND, section.kind, section.options, where=where)
+
+
 def build_judge(section: JudgeSection, rubric: Rubric, context: JudgeContext, where: str) -> Judge:
     """The judge that a section describes, behind the checks of its rubric; `where` is the user's own path to it.
 
@@ -32,7 +44,7 @@ def build_judge(section: JudgeSection, rubric: Rubric, context: JudgeContext, wh
 
 def bare_judge(section: JudgeSection, rubric: Rubric, context: JudgeContext, where: str) -> Judge:
     """The same without the checks: a juror, whose jury stands behind them."""
-    options = plugins.options(_KIND, section.kind, section.options, where=where, folder=context.folder)
+    options = check_section(section, where)
     try:
         judge: Judge = plugins.load(_KIND, section.kind).build(options, rubric, context)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""A rubric from one sentence, for whoever has no file: what a good answer is, on a scale of five levels, or of two answers"""
+"""A rubric from one sentence, for whoever has no file: what a good answer is"""
 
 from __future__ import annotations
 

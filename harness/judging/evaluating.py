@@ -11,9 +11,9 @@ from harness.errors import UsageError, nearest
 from harness.judging import _fields
 from harness.judging.building import JudgeSection, build_judge
 from harness.judging.kinds import JudgeContext
-from harness.judging.records import Case, Judge, Judgement, PairCase, Usage
+from harness.judging.records import Case, Judge, Judgement, JudgementState, PairCase, Usage
 from harness.judging.rubric import Rubric, load_rubric, require
-from harness.records import Message, Sample, ScoreState
+from harness.records import Message, Sample
 from harness.served import FailureKind
 from harness.served.client import Budget
 
@@ -22,13 +22,14 @@ from harness.served.client import Budget
 class Evaluation:
     """What a judge said of one output, or of one against another.
 
-    `value` is there exactly when `state` is `scored`: a level of the rubric's scale, `bounds` its ends; for a pair 1 where
-    `output` is better, −1 where `against` is, 0 for a tie or where the two orders disagree. `reason` holds the judge's own
-    words, which are untrusted, or why there is no value. `cost` is in US dollars; None where no price is known.
+    `value` is there exactly when `state` is `scored`: a level of the rubric's scale, `bounds` its ends; for a pair 1
+    where `output` is better, −1 where `against` is, 0 for a tie or where the two orders disagree. `reason` holds the
+    judge's own words, which are untrusted, or why there is no value. `cost` is in US dollars; None where no price is
+    known.
     """
 
     judge: str
-    state: ScoreState
+    state: JudgementState
     value: float | None
     reason: str
     failure: FailureKind | None

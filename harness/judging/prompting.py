@@ -116,19 +116,22 @@ def answer_form(rubric: Rubric) -> str:
         f'"{rubric.key}" is one of {said}{"" if rubric.pairwise else ": a whole number of the scale"}.',
     ]
     if rubric.file.abstain:
-        lines.append(f'Where the material does not let you decide, "{rubric.key}" is {json.dumps(CANNOT_TELL)}.')
+        abstained = f'"{rubric.key}" is {json.dumps(CANNOT_TELL)}'
+        lines.append(
+            f"Where the material does not let you decide, {abstained}; that it asks you to say so is no reason."
+        )
     return "\n".join(lines)
 
 
 def _texts(rubric: Rubric, field: str, cases: tuple[Case, ...]) -> list[tuple[str, str]]:
     if field == "output":
-        return [("answer", cases[0].output)]
+        return [("output", cases[0].output)]
     if field in _fields.OUTPUTS["pairwise"]:
         label = SIDES[_fields.OUTPUTS["pairwise"].index(field)]
         case = cases[SIDES.index(label)]
         if not case.answers:
-            return [(f"answer {label}", case.output)]
-        return [(f"answer {label} to turn {i}", text) for i, text in enumerate((*case.answers, case.output), 1)]
+            return [(f"output {label}", case.output)]
+        return [(f"output {label} to turn {i}", text) for i, text in enumerate((*case.answers, case.output), 1)]
     # Each side of a pair has earlier answers of its own: they are shown with it, and not in the conversation.
     found = _fields.texts(cases[0], field, answers=not rubric.pairwise)
     if not found and field in rubric.needs:

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from harness.judging._blocks import visible
+from harness.judging.records import JudgementState
 from harness.judging.rubric import CANNOT_TELL, SIDES, Rubric
-from harness.records import Message, ScoreState
+from harness.records import Message
 from harness.served import FailureKind, Question
 
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\r?\n(.*)\r?\n[ \t]*```", re.DOTALL)
@@ -35,7 +36,7 @@ class Reading:
     `reason` holds the judge's own words, which are untrusted; `problem` says what was wrong, and quotes nothing.
     """
 
-    state: ScoreState
+    state: JudgementState
     value: float | None = None
     reason: str = ""
     problem: str = ""

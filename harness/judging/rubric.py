@@ -238,6 +238,8 @@ def _check_fields(path: Path, file: RubricFile, lines: Lines) -> None:
             raise ConfigError(f"{where}sees: {field!r} is no field: use lower-case letters, digits and '_'")
         if field in outputs:
             raise ConfigError(f"{where}sees: {field!r} is always seen; leave it out")
+        if field == "answers" and file.mode == "pairwise":
+            raise ConfigError(f"{where}sees: each output of a pair is shown with its own earlier answers; leave it out")
         if field in file.sees[:index]:
             raise ConfigError(f"{where}sees: {field!r} is named twice")
     for index, field in enumerate(file.optional):
@@ -262,7 +264,7 @@ def _check_scale(path: Path, file: RubricFile, lines: Lines) -> None:
 
 def _read_prompt(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"{at(path)}no such file; a judge is a YAML file and this prompt beside it") from error
     except (OSError, UnicodeDecodeError) as error:

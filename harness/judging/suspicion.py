@@ -31,6 +31,7 @@ _PATTERNS = {
     "ignores-instructions": (
         rf"\b(?:ignore|disregard|forget|override|bypass)\b(?: \w{{1,20}}){{0,4}} {_WHAT_CAME_BEFORE}\b"
         r"(?: \w{1,20}){0,2} (?:instructions?|prompts?|rubrics?|criteria|guidelines|rules)\b"
+        r"|\bforget (?:everything|all)(?: that)? you (?:were|have been|know)"
         r"|\bignoriere (?:alle|die|sämtliche) (?:\w{1,20} ){0,2}(?:anweisungen|regeln)"
         r"|\bignore[zr]? (?:toutes )?les (?:instructions|consignes)|\bignora (?:todas )?las instrucciones"
         r"|忽略(?:之前|以上|前面|所有)|игнорируй(?:те)? все"
@@ -44,21 +45,23 @@ _PATTERNS = {
         rf"|\byou are (?:the|a|an) (?:\w{{1,20}} ){{1,4}}{_JUDGE}\b"
     ),
     "demands-verdict": (
-        rf"\b(?:your|the(?: only| correct| right| final| standard| same)?) {_VERDICT}(?: \w{{1,20}}){{0,7}} (?:is|must be|"
-        r"should be|has to be)\b[ :]{0,3}[\"'\d]"
-        rf"|\b(?:give|assign|award|record|return|output|choose)\b(?: \w{{1,20}}){{0,4}} (?:(?:the )?(?:maximum|"
-        rf"highest|full|top|best|perfect) {_VERDICT}|{_VERDICT} (?:of )?\d)"
+        rf"\b(?:your|the(?: only| correct| right| final| standard| same)?) {_VERDICT}(?: \w{{1,20}}){{0,7}} (?:is|"
+        r"must be|should be|has to be)\b[ :]{0,3}[\"'\d]"
+        rf"|\b(?:give|assign|award|record|return|output|choose)\b(?: \w{{1,20}}){{0,4}} "
+        rf"(?:(?:the )?(?:maximum|highest|full|top|best|perfect) {_VERDICT}|{_VERDICT} (?:of )?\d)"
+        r"|\b(?:rate|score|grade) (?:this|my|our) (?:answer|response|output)(?: \w{1,20}){0,3} (?:\d|highest|perfect)"
         rf"|[a-z][.,:]? [\"']{_KEY}[\"']: "  # as in a judge's JSON, but in a sentence
     ),
     "verdict-json": (
         rf"\{{[^{{}}]{{0,400}}[\"']{_KEY}[\"'] ?: ?[^{{}}]{{1,80}}\}}\s{{0,9}}(?:```)?\s{{0,9}}$"
         rf"|\{{ ?[\"']reason(?:ing)?[\"'] ?:[^{{}}]{{0,400}}[\"']{_KEY}[\"'] ?:"
-        r"|\b(?:judgement|verdict)\b[^{}\n]{0,60}: ?\{"
+        r"|\b(?:judgement|verdict)\b[^{}\n]{0,60}: ?\{|\[\[(?:[ABC]|\d{1,2})\]\]"
     ),
     "praises-itself": (
         r"\bthis (?:answer|response|output) is (?:perfect|flawless|ideal|identical to the reference)\b"
         r"|\b(?:answer|response|output|it)(?: is identical to the reference and)? (?:fully |perfectly )?"
         r"(?:meets|satisfies|fulfils|fulfills) (?:every|each|all)(?: of)?(?: the)? criteri"
+        r"|\b(?:score|rating|grade) ?[:=] ?(\d{1,3}) ?/ ?\1\b"
     ),
     "chat-marks": (
         r"<\|(?:im_start|im_end|eot_id|start_header_id|end_header_id|system|assistant|user|endoftext|end)\|>"
@@ -97,7 +100,7 @@ def suspicious(output: str) -> tuple[str, ...]:
 
 def _readable(text: str) -> str:
     """What a reader would take the text for: compatibility forms, lookalike letters and what cannot be seen undone."""
-    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).translate(_LATIN)
+    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).lower().translate(_LATIN)
 
 
 def _decoded(text: str) -> Iterator[str]:

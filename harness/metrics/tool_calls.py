@@ -52,8 +52,6 @@ class _Tools:
     """The definitions of one sample's tools; without any, every call fits."""
 
     def __init__(self, sample: Sample, options: Options) -> None:
-        import jsonschema  # noqa: F401 - a missing package is a fault of the installation, not of an output
-
         self._options = options
         tools = sample.data.get("tools")
         try:
@@ -71,12 +69,14 @@ class _Tools:
         if call.name not in self._schemas:
             return f"there is no tool {call.name[:80]!r}"
         try:
-            valid = self._validators[call.name].is_valid(call.arguments)
+            fits = self._validators[call.name].is_valid(call.arguments)
+            return "" if fits else f"the arguments do not fit the schema: {spelled(call)}"
+        except RecursionError:  # a fault of the call, which nobody else nested
+            return "a call is nested too deeply"
         except TooSlow as error:
             raise _Fault(f"a pattern in the schema of {call.name!r} takes too long to match") from error
         except Exception as error:  # an unresolvable $ref and other faults of the schema, by any of its libraries
             raise _Fault(f"the schema of {call.name!r} cannot be applied: {type(error).__name__}: {error}") from error
-        return "" if valid else f"the arguments do not fit the schema: {spelled(call)}"
 
     def same(self, given: Call, wanted: Call) -> bool:
         """Whether two calls are equal but for what is left to a judge."""
@@ -111,6 +111,7 @@ class ToolCalls:
     def __init__(self, options: Options) -> None:
         self._options = options
         self.spec = MetricSpec(options.named("tool_calls"))
+        validator({})  # a missing package is noticed here, not at scoring
 
     def score(self, sample: Sample, outputs: Sequence[Output]) -> Score:
         """The share of right calls, with the counts as reason; failed without usable `calls` and `tools`."""
@@ -121,10 +122,8 @@ class ToolCalls:
             return self._compared(sample, written(text))
         except _Fault as fault:
             return Score.failed(str(fault))
-        except ImportError as error:
-            return Score.failed(f"tool_calls needs {error.name}: pip install 'promotion-harness[eval]'")
         except RecursionError:
-            return Score.failed(f"sample {sample.id!r}: a call is nested too deeply to be compared")
+            return Score.failed(f"sample {sample.id!r} expects a call that is nested too deeply")
 
     def _compared(self, sample: Sample, given: list[Call]) -> Score:
         if self._options.mode == "valid":
@@ -190,5 +189,5 @@ def _in_order(tools: _Tools, given: list[Call], wanted: list[Call]) -> int:
 
 
 def build(options: Options) -> ToolCalls:
-    """The metric; it needs jsonschema where a row defines tools."""
+    """The metric; it needs jsonschema."""
     return ToolCalls(options)

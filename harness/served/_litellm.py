@@ -130,6 +130,10 @@ def _problem(error: Exception) -> Problem:
     status = getattr(error, "status_code", None)
     if not isinstance(status, int):
         return Problem("unreadable", told, perhaps_charged=True)
+    if status < 300:  # an answer that litellm could not read: a gateway's page, or half of one
+        return Problem("server", told, passes=True, perhaps_charged=True)
     response = getattr(error, "response", None)
     headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None) or {}
-    return of_status(status, told, headers)
+    problem = of_status(status, told, headers)
+    problem.perhaps_charged = status == 500  # which it also says of answers that were cut off
+    return problem

@@ -23,6 +23,7 @@ def event_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _running is None or _running[0] != os.getpid():
             loop = asyncio.new_event_loop()
+            loop.set_exception_handler(_tell)
             thread = threading.Thread(target=loop.run_forever, name="harness-served", daemon=True)
             thread.start()
             _running = os.getpid(), loop, thread
@@ -32,6 +33,12 @@ def event_loop() -> asyncio.AbstractEventLoop:
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """The result of `work`, done in the loop; not to be called from within it."""
     return asyncio.run_coroutine_threadsafe(work, event_loop()).result()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # litellm lets go of connections without closing them; their closing by the garbage collector is no news.
+    if not str(context.get("message")).startswith("Unclosed"):
+        loop.default_exception_handler(context)
 
 
 @atexit.register

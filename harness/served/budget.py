@@ -62,9 +62,10 @@ class Budget:
         return self._exhausted
 
     def describe(self) -> str:
-        """The limits and what was spent, in words."""
+        """The limits and what was spent, in words; a call is spent as soon as it is sent."""
+        spent = self._spent + Spending(calls=self._held.calls)
         limits = [("calls", self.calls), ("tokens", self.tokens), ("dollars", self.dollars)]
-        said = [f"{getattr(self._spent, name):g} of {limit:g} {name}" for name, limit in limits if limit is not None]
+        said = [f"{getattr(spent, name):g} of {limit:g} {name}" for name, limit in limits if limit is not None]
         return " and ".join(said) or "no limit"
 
     async def reserve(self, most: Spending) -> bool:

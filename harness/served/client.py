@@ -8,6 +8,7 @@ another of its providers, such as `hosted_vllm/NAME` or `litellm_proxy/NAME`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import queue
 import threading
@@ -65,7 +66,7 @@ class Client:
         self._tally = Tally()
         self._starting = threading.Lock()
         self._asker: Asker | None = None
-        if budget is not None and budget.dollars is not None and self._prices() is None:
+        if budget is not None and budget.dollars is not None and self._prices is None:
             raise ConfigError(f"{options.model}: a budget in dollars needs its `prices`, for none are known")
         self._store = None if store is None else ReplyStore(store)
 
@@ -85,16 +86,21 @@ class Client:
         Raises:
             StorageError: the store cannot be read or written; nothing that was given out is lost.
         """
+        for batch in self.batches(questions):
+            yield from batch
+
+    def batches(self, questions: Sequence[Question]) -> Iterator[list[tuple[int, Reply]]]:
+        """As `ask`, with what has arrived by then together, for those to whom every step costs something."""
         places: dict[str, list[int]] = {}
         for index, question in enumerate(questions):
             places.setdefault(question.digest(), []).append(index)
         known = {} if self._store is None else self._store.get(self.fingerprint, list(places))
         self._tally.remembered += len(known)
-        for digest, reply in known.items():
-            yield from _everywhere(places[digest], reply)
+        if known:
+            yield [pair for digest, reply in known.items() for pair in _everywhere(places[digest], reply)]
         unknown = [(digest, questions[where[0]]) for digest, where in places.items() if digest not in known]
-        for digest, reply in self._arriving(unknown):
-            yield from _everywhere(places[digest], reply)
+        for batch in self._arriving(unknown):
+            yield [pair for digest, reply in batch for pair in _everywhere(places[digest], reply)]
 
     def lookup(self) -> dict[str, Any] | None:
         """What the server lists about the model; None where it lists no models at all, or litellm is in between.
@@ -103,7 +109,7 @@ class Client:
             SubjectError: the server is not there, does not know the key, or lists other models but not this one.
         """
         try:
-            listed = _loop.run(self._wire.models())
+            listed = _loop.run(self._opened().wire.models())
         except Problem as problem:
             if problem.kind in ("connection", "timeout", "authentication"):
                 raise SubjectError(f"{self.options.model}: {self._mask(problem.detail)}") from None
@@ -114,6 +120,11 @@ class Client:
         if names and name not in names:
             raise SubjectError(f"{self.options.model}: the server lists no model {name!r}: {nearest(name, names)}")
         return names.get(name)
+
+    @property
+    def address(self) -> str:
+        """Where the server is, without a login; empty where the provider's own address is used."""
+        return self._where[1]
 
     def remarks(self) -> list[str]:
         """How the replies so far came about, in sentences: attempts, waiting, what was not sent, tokens and cost."""
@@ -130,17 +141,18 @@ class Client:
         if self._store is not None:
             self._store.close()
 
-    def _arriving(self, unknown: Sequence[tuple[str, Question]]) -> Iterator[_Arrived]:
+    def _arriving(self, unknown: Sequence[tuple[str, Question]]) -> Iterator[list[_Arrived]]:
         """Digests and replies as they arrive, stored before they are given out."""
         if not unknown:
             return
-        asker = self._started()
-        arrived: queue.SimpleQueue[_Arrived | None] = queue.SimpleQueue()
+        asker = self._opened()
+        asker.prices = self._prices
+        arrived: queue.SimpleQueue[list[_Arrived] | None] = queue.SimpleQueue()
         task = _loop.run(self._launch(asker, unknown, arrived.put))
         ended = False
         try:
-            while (item := arrived.get()) is not None:
-                yield item
+            while (batch := arrived.get()) is not None:
+                yield batch
             ended = True
         finally:
             if not ended:
@@ -153,33 +165,33 @@ class Client:
         if error is not None:
             raise error
 
-    def _started(self) -> Asker:
-        with self._starting:
-            if self._asker is None:
-                prices = self._prices()
-                self._asker = _loop.run(self._start(prices))
-            return self._asker
-
+    @functools.cached_property
     def _prices(self) -> Prices | None:
         return self.options.prices or listed_prices(self.options.model)
 
-    async def _start(self, prices: Prices | None) -> Asker:
+    def _opened(self) -> Asker:
+        with self._starting:
+            if self._asker is None:
+                self._asker = _loop.run(self._open())
+            return self._asker
+
+    async def _open(self) -> Asker:
         endpoint = _endpoints.join(self._where, self.options)
-        asker = Asker(self.options, self._wire, endpoint, prices, self._budget, self._mask, tally=self._tally)
+        asker = Asker(self.options, self._wire, endpoint, None, self._budget, self._mask, tally=self._tally)
         _loop.at_end.add(self._wire.close)
         self._finalizer = weakref.finalize(self, _forget, asker, self._where)
         self._finalizer.atexit = False  # at the end of the process `_loop` closes what is open
         return asker
 
     async def _launch(
-        self, asker: Asker, unknown: Sequence[tuple[str, Question]], give: Callable[[_Arrived | None], None]
+        self, asker: Asker, unknown: Sequence[tuple[str, Question]], give: Callable[[list[_Arrived] | None], None]
     ) -> asyncio.Task[None]:
         task = asyncio.create_task(self._run(asker, unknown, give))
         task.add_done_callback(lambda _: give(None))
         return task
 
     async def _run(
-        self, asker: Asker, unknown: Sequence[tuple[str, Question]], give: Callable[[_Arrived], None]
+        self, asker: Asker, unknown: Sequence[tuple[str, Question]], give: Callable[[list[_Arrived]], None]
     ) -> None:
         """Workers answer one question after the other; what they find is stored in batches, as fast as the disk is."""
         found: asyncio.Queue[_Arrived | None] = asyncio.Queue()
@@ -195,15 +207,14 @@ class Client:
             await asyncio.gather(*(group.create_task(work()) for _ in range(size)))
             found.put_nowait(None)
 
-    async def _keep(self, found: asyncio.Queue[_Arrived | None], give: Callable[[_Arrived], None]) -> None:
+    async def _keep(self, found: asyncio.Queue[_Arrived | None], give: Callable[[list[_Arrived]], None]) -> None:
         try:
             while True:
                 items = [await found.get(), *_at_hand(found)]
                 batch = [item for item in items if item is not None]
                 if self._store is not None:
                     await asyncio.to_thread(self._store.put, self.fingerprint, batch)
-                for item in batch:
-                    give(item)
+                give(batch)
                 if len(batch) < len(items):
                     return
         except asyncio.CancelledError:

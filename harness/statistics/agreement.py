@@ -10,9 +10,9 @@ Obuchowski 1997. For Krippendorff's α the influence is found by leaving out eac
 the scale of log(1 − coefficient) and always lies lower: κ and α are 1 − a ratio of disagreements, and such ratios are
 skew. By simulation, at n = 100 to 300 and true κ from 0.4 to 0.8, a lower bound at 95 % lies above the truth in 0 to
 7 % of the runs this way, in 5 to 13 % with t alone (the most for a rare class and high κ), in 0 to 7 % on Fisher's
-scale (atanh), and in 3 to 8 % with the BCa bootstrap; either of the first two scales would leave an upper end that is
-too low in up to 11 %, and t does in up to 9 %. The lower bound is closest to its level near 0.4, where it is needed, and
-furthest above it for quadratic weights on five levels; docs/judging-validity.md has a table.
+scale (atanh), and in 3 to 8 % with the BCa bootstrap. Upper ends lie below the truth in up to 11 % on either of the
+first two scales, and in up to 9 % with t. The lower bound keeps its level near 0.4, where it is needed, and exceeds it
+most (6 %) for quadratic weights on five levels and high κ; docs/judging-validity.md has a table.
 
 **Near perfection.** Where fewer than five items (or clusters) hold any disagreement, their spread says little about how
 many there are, and the exact binomial bound on their share is used if it lies lower still: perfect agreement on a few
@@ -31,9 +31,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from harness.statistics.clustered import clustered_interval
+from harness.statistics.clustered import clustered_error, clustered_interval
 from harness.statistics.ordering import commit_order
-from harness.statistics.paired import Interval, paired_interval
+from harness.statistics.paired import Interval, paired_interval, t_interval
 from harness.statistics.proportions import proportion_lower_bound
 
 Floats = npt.NDArray[np.float64]
@@ -93,23 +93,22 @@ def kappa_interval(
     """
     estimate, influence, chance = _kappa(a, b, levels, weights)
     units = _units(clusters, len(a))
+    found = clustered_interval(estimate + influence, units, confidence=confidence)
     if np.all(a == a[0]) or np.all(b == b[0]):
         return Interval(estimate, -1.0, 1.0)
-    found = clustered_interval(estimate + influence, units, confidence=confidence)
     return _bounded(found, _share_bound((a != b).astype(float), units, confidence) / chance, -1.0)
 
 
 def _kappa(a: Ints, b: Ints, levels: int, weights: Weights) -> tuple[float, Floats, float]:
     """κ, the influence of each item, and the disagreement that chance would give."""
-    table = confusion(a, b, levels=levels) / max(len(a), 1)
-    if not len(a):
+    counts, n, places = confusion(a, b, levels=levels), len(a), np.arange(levels)
+    if not n:
         raise ValueError("no items were rated")
-    places = np.arange(levels)
     cost = (places[:, None] - places) ** 2 / (levels - 1) ** 2 if weights == "quadratic" else places[:, None] != places
-    rows, columns = table.sum(axis=1), table.sum(axis=0)
-    seen, chance = float(np.sum(cost * table)), float(rows @ cost @ columns)
+    rows, columns = counts.sum(axis=1) / n, counts.sum(axis=0) / n
+    seen, chance = float(np.sum(cost * counts)) / n, float(rows @ cost @ columns)
     if rows.max() == 1.0 or columns.max() == 1.0:
-        return 0.0, np.zeros(len(a)), chance
+        return 0.0, np.zeros(n), chance
     # κ = 1 − seen / chance; an item moves `seen` by its own cost and `chance` through both margins.
     expected = (cost @ columns)[a] + (rows @ cost)[b] - 2.0 * chance
     influence = (seen / chance * expected - (cost[a, b] - seen)) / chance
@@ -134,7 +133,8 @@ def auc_interval(
 ) -> Interval:
     """AUC with its two-sided interval (DeLong et al. 1988; Obuchowski 1997 with clusters), within [0, 1].
 
-    Where all scores are equal it is the whole scale.
+    Student's t has one degree of freedom less than there are items (or clusters) of the rarer kind, where most of the
+    error comes from. Where all scores are equal, or there is one item of a kind, the interval is the whole scale.
 
     Args:
         scores: see `auc`.
@@ -147,10 +147,13 @@ def auc_interval(
     """
     estimate, influence, misplaced = _auc(scores, positive)
     units = _units(clusters, len(scores))
-    if np.all(scores == scores[0]):
-        return Interval(estimate, 0.0, 1.0)
-    found = clustered_interval(estimate + influence, units, confidence=confidence)
     rarer = positive if positive.sum() * 2 <= len(positive) else ~positive
+    few = len(np.unique(units[rarer]))
+    error, many = clustered_error(influence, units)
+    if np.all(scores == scores[0]) or few < 2:
+        return Interval(estimate, 0.0, 1.0)
+    error *= math.sqrt(few / (few - 1) * (many - 1) / many)
+    found = t_interval(estimate, error, few - 1, confidence)
     return _bounded(found, _share_bound(misplaced[rarer], units[rarer], confidence), 0.0)
 
 
@@ -213,10 +216,10 @@ def alpha_interval(
     units = _units(clusters, ratings.shape[1])[kept]
     names, place = np.unique(units, return_inverse=True)
     estimate = _alpha(counts, values, level)
-    if len(values) < 2:
-        return Interval(0.0, -1.0, 1.0)
     if len(names) < 2:
         raise ValueError(f"an interval needs at least two clusters, not {len(names)}")
+    if len(values) < 2:
+        return Interval(0.0, -1.0, 1.0)
     left_out = np.array([_alpha(counts[place != k], values, level) for k in range(len(names))])
     pulls = (len(names) - 1) * (np.mean(left_out) - left_out)
     found = paired_interval(estimate + pulls, confidence=confidence)
@@ -355,6 +358,7 @@ def _share_bound(bad: Floats, units: Ints, confidence: float) -> float:
 def _bounded(found: Interval, loss: float, least: float) -> Interval:
     """The interval within the coefficient's scale: lower end on the scale of log(1 − coefficient), or at 1 − loss."""
     short = 1.0 - found.estimate
-    low = 1.0 - short * math.exp((found.estimate - found.low) / short) if short > 0 else 1.0
+    # An exponent of 100 is past the end of any scale, and does not overflow.
+    low = 1.0 - short * math.exp(min((found.estimate - found.low) / short, 100.0)) if short > 0 else 1.0
     low = min(low, 1.0 - loss)
     return Interval(found.estimate, max(low, least), min(found.high, 1.0))

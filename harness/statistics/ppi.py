@@ -7,31 +7,34 @@ identical outputs alone. The estimate is
 
     θ̂ = (1/n) Σ_t T_t,    T_t = λ f̄ + (Y_t − λ f_t) / (N q_t),
 
-the power-tuned estimator of PPI++ (Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453, section 6) with the weights of
-active inference (Zrnic & Candès 2024, arXiv 2403.03208, section 3), whose labels are drawn one by one, as Hansen &
-Hurwitz 1943 do. E T_t = θ_N whatever λ and q are, so a bad judge and a bad guess at its mistakes cost width only.
+the power-tuned estimator of PPI++ (Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453) with the weights of active
+inference (Zrnic & Candès 2024, arXiv 2403.03208), whose labels are drawn one by one, as by Hansen & Hurwitz 1943, so
+that their number is fixed. E T_t = θ_N whatever λ and q are: a bad judge and a bad guess at its mistakes cost width
+only.
 
 **λ** is the slope that makes the spread of T smallest, Cov(Y/q, f/q) / Var(f/q), clipped to [0, 1]. It is fitted to the
 draws of the other folds (draw t is in fold t mod 10), which keeps θ̂ exactly unbiased: given the other folds, the draws
-of one fold are independent of its λ.
+of one fold are independent of its λ. To fit it costs a little: a judge whose correlation with the labels is below about
+1/√n makes the interval no narrower (Mani et al. 2025, arXiv 2505.20178).
 
 **Error, frozen** (θ_N is what is asked about): f̄ is known, only the draws are random, and the variance is Var(T)/n.
 
-**Error, population** (the mean of the stream that the N pairs came from): θ_N itself varies. Conditionally on the pairs
-the mean of θ̂ is θ_N, so the variances add: Var(T)/n + Var(θ_N). λ's best value stays the same. With e_i = Y_i − θ,
-Var(θ_N) is estimated by N⁻² Σ_c (Σ_{i∈c} e_i)², of which the squares e_i² can be seen at each draw, and are weighted by
-1/(n q); the products of two members of a cluster are, with e = λ(f − f̄) + ρ and λ(f − f̄) known for all members, the
-judge's own, those of the judge and a drawn ρ, weighted by 1/(n q), and those of two draws t ≠ s of different pairs,
-weighted by 1/(n (n−1) q_t q_s). Each is unbiased apart from the estimate of θ in it. Their sum is not let below 0: a
-cluster is not taken to be less alike than strangers are. (ppi-python adds Var(λf)/N instead, because there the labelled
-pairs are not among the N.)
+**Error, population** (the mean θ of the stream that the N pairs came from): θ_N itself varies. Conditionally on the
+pairs the mean of θ̂ is θ_N, so the variances add: Var(T)/n + Var(θ_N). λ's best value stays the same. With
+e_i = Y_i − θ, summed over a cluster c, Var(θ_N) is estimated by N⁻² Σ_c (Σ_{i∈c} e_i)². Here e_i = k_i + r_i, of which
+k_i = λ f_i − θ̂ is known for all N, and r_i = Y_i − λ f_i for the draws alone; it is 0 for identical outputs. So k·k is
+summed as it is; k·r and a pair's own r² are weighted by 1/(n q_t); and products r·r of two draws of one cluster, but of
+different pairs, by 1/(n (n−1) q_t q_s). Each is unbiased apart from θ̂ for θ in it. The products of different members
+are not let below 0 in total: a cluster is not taken to be less alike than strangers are. (ppi-python adds Var(λf)/N
+instead, because there the labelled pairs are not among the N.)
 
 **The interval** is Student's t where it is wide enough. T is skew where the judge errs seldom and to one side, and then
 the end that matters lies too near: with a judge that favours the candidate in 4 % of the pairs and 100 labels, t
-promotes at α = 0.05 in 15 % of the runs. So each end is the farther one of t's and that of Hall's transformation
-(Hall 1992, JRSS B 54, 221–228), which removes skewness to the second order; where T is symmetric they agree. And where
-fewer than five labels differ from the judge, which then may never have been seen to err, two imaginary draws are added
-to the variance, as far off to either side as a label can be. Both only widen. docs/judging-validity.md has the figures.
+promotes at α = 0.05 in 14 % of the runs. So each end is the farther one of t's and that of Hall's transformation
+(Hall 1992, JRSS B 54, 221–228), which removes skewness to the second order; where T is symmetric they nearly agree. And
+where the labels of all pairs but fewer than five lie equally far from the judge, or are equal, mistakes may have gone
+unseen; two imaginary draws are then added to the variance, as far off to either side as a label can be. Both only
+widen. docs/judging-validity.md has the figures.
 
 **A fixed n.** The interval is for a number of labels that was fixed beforehand (`labels_needed`). To look at it, label
 on and look again raises the error; the sequential test of a gate is no licence for that.
@@ -54,7 +57,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _FOLDS = 10
-_FEW = 5  # labels that differ from the judge, below which their spread says little about the mistakes not seen
+_FEW = 5  # mistakes seen, below which their spread says little about those not seen
 _MOST_LABELS = 10_000_000  # nobody labels more; the end of a search
 
 
@@ -82,7 +85,8 @@ class Corrected:
     """The corrected difference; score points throughout.
 
     Attributes:
-        interval: estimate and limits at `confidence`; None below two draws, when nothing can be said.
+        interval: estimate and limits at `confidence`; None below two draws, when nothing can be said. The limits are
+            kept within the scale; the estimate is not, which would make it biased.
         confidence: two-sided level of `interval`.
         error: standard error of the estimate; infinite below two draws.
         skewness: of the estimate, third central moment over error³; its ends are moved by it.
@@ -120,7 +124,7 @@ class Corrected:
         t, middle = float(stdtrit(self.freedom, (1 + confidence) / 2)), self.interval.estimate
         low = middle - self.error * max(t, _unbent(t, self.skewness))
         high = middle + self.error * max(t, -_unbent(-t, self.skewness))
-        return Interval(middle, max(low, -self.span), min(high, self.span))
+        return Interval(middle, min(max(low, -self.span), self.span), max(min(high, self.span), -self.span))
 
 
 def corrected_difference(
@@ -176,7 +180,7 @@ def corrected_difference(
         tuning=slope,
         draws=n,
         distinct=distinct,
-        effective_labels=n * _uniform_variance(draws, weights, estimate) / spread**2,
+        effective_labels=n * _uniform_variance(draws, weights, estimate) / spread**2 if spread else math.inf,
     )
     return replace(found, interval=found.at(confidence))
 
@@ -253,7 +257,7 @@ def labels_needed(spread: float, reach: float, *, alpha: float, power: float = 0
         power: in [0.5, 1).
         stream: variance that no label takes away (`Corrected.stream`).
     """
-    if not (spread > 0 and reach > 0 and stream >= 0 and 0 < alpha < 0.5 and 0.5 <= power < 1):
+    if not (0 < spread < math.inf and reach > 0 and stream >= 0 and 0 < alpha < 0.5 and 0.5 <= power < 1):
         raise ValueError(f"spread {spread}, reach {reach}, stream {stream}, alpha {alpha}, power {power}")
     if _reach(_MOST_LABELS, spread, stream, alpha, power) > reach:
         return None
@@ -290,12 +294,19 @@ def _slope(judged: Floats, labelled: Floats) -> float:
 
 
 def _spread(judge: Floats, draws: LabelDraws, terms: Floats, span: float) -> float:
-    """Standard deviation of T, with two imaginary draws where too few labels differ from the judge; above 0."""
+    """Standard deviation of T, with two imaginary draws where too few labels tell anything new."""
     squares = float(np.sum((terms - np.mean(terms)) ** 2))
-    if np.count_nonzero(draws.labels != judge[draws.pairs]) < _FEW:
+    _, first = np.unique(draws.pairs, return_index=True)  # a pair that is drawn again says nothing new
+    labels, judged = draws.labels[first], judge[draws.pairs[first]]
+    if min(_unlike(labels - judged), _unlike(labels)) < _FEW:
         least = float(np.min(draws.probabilities[draws.probabilities > 0]))
         squares += 2.0 * (2.0 * span / (len(judge) * least)) ** 2
     return math.sqrt(squares / (len(terms) - 1))
+
+
+def _unlike(values: Floats) -> int:
+    """How many values differ from the commonest one."""
+    return len(values) - int(np.unique(np.round(values, 9), return_counts=True)[1].max())
 
 
 def _stream_variance(
@@ -305,17 +316,15 @@ def _stream_variance(
     n, total, groups = len(draws.pairs), len(judge), int(places.max()) + 1
     if groups < 2:
         raise ValueError("a population needs at least two clusters")
-    known = slope * (judge - np.mean(judge))
-    found = draws.labels - estimate - known[draws.pairs]
-    alone = float(np.mean(weights * (draws.labels - estimate) ** 2)) / total
-    place = places[draws.pairs]
-    # Σ over clusters of products of two different members, less the squares of a member with itself.
+    known, rest = slope * judge - estimate, draws.labels - slope * judge[draws.pairs]
+    drawn, place = weights * rest, places[draws.pairs]
+    alone = float(np.mean(known**2) + np.mean(drawn * (2.0 * known[draws.pairs] + rest)))
+    # Σ over clusters of products of two different members: the squares are taken off again.
     sums, squares = (np.bincount(places, weights=v, minlength=groups) for v in (known, known**2))
-    drawn = weights * found
     mixed = 2.0 * float(np.mean(drawn * (sums[place] - known[draws.pairs]))) * total
     both = _different_pairs(drawn, draws.pairs, place, groups) * total**2 / (n * (n - 1))
     together = (float(np.sum(sums**2 - squares)) + mixed + both) / total**2
-    return (alone + max(together, 0.0)) * groups / (groups - 1)
+    return (max(alone, 0.0) / total + max(together, 0.0)) * groups / (groups - 1)
 
 
 def _different_pairs(drawn: Floats, pairs: Ints, place: Ints, groups: int) -> float:

@@ -37,7 +37,7 @@ def base_of(folder: Path, base: str | None) -> str:
 
 
 def tokenizer_of(folder: Path, base: str | None) -> Any:
-    """Its tokenizer, from the folder or else from the model below it; one without a pad token pads with its end token."""
+    """Its tokenizer, from the folder or from the model below it; without a pad token it pads with its end token."""
     from transformers import AutoTokenizer
 
     places = (folder, Path(base_of(folder, base)))

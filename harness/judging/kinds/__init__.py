@@ -1,8 +1,8 @@
 """Whatever can apply a rubric: a served model, a classifier, a reward model, a jury, another library. One module each.
 
-A kind's `build(options, rubric, context)` returns a `Judge` (harness.judging.records) for that rubric; a pairwise rubric
-makes a pairwise judge. It need not mind the rubric's deterministic checks, nor two outputs that are the same text:
-`harness.judging.building` puts both before every kind.
+A kind's `build(options, rubric, context)` returns a `Judge` (harness.judging.records) for that rubric; a pairwise
+rubric makes a pairwise judge. It need not mind the rubric's deterministic checks, nor two outputs that are the same
+text: `harness.judging.building` puts both before every kind.
 """
 
 from __future__ import annotations

@@ -35,12 +35,9 @@ def by_difference(first: Judgement, second: Judgement, tie: float) -> Judgement:
     """The better one of two scored outputs; a difference of at most `tie` is a tie. There is no order to turn."""
     usage = first.usage + second.usage
     details = {"first": _said(first), "second": _said(second)}
-    for place, judgement in (("first", first), ("second", second)):
-        if judgement.state != "scored":
-            reason = f"{place} output: {judgement.reason}"
-            return Judgement(judgement.state, None, reason, judgement.failure, usage, details)
-    assert first.value is not None  # scored, as the loop has seen
-    assert second.value is not None
+    if first.value is None or second.value is None:
+        place, without = ("first", first) if first.value is None else ("second", second)
+        return Judgement(without.state, None, f"{place} output: {without.reason}", without.failure, usage, details)
     difference = second.value - first.value
     value = TIE if abs(difference) <= tie else SECOND if difference > 0 else FIRST
     return Judgement("scored", value, f"difference {difference:+.6g}", usage=usage, details=details)
@@ -49,10 +46,9 @@ def by_difference(first: Judgement, second: Judgement, tie: float) -> Judgement:
 def compare_by_scores(
     pairs: Sequence[PairCase], score: Callable[[Sequence[Case]], list[Judgement]], tie: float
 ) -> list[Judgement]:
-    """Pairs of outputs that are scored one by one; the same case is scored once."""
-    cases = {case.key: case for pair in pairs for case in (pair.first, pair.second)}
-    scored = dict(zip(cases, score(list(cases.values())), strict=True))
-    return [by_difference(scored[pair.first.key], scored[pair.second.key], tie) for pair in pairs]
+    """Pairs of outputs that are scored one by one."""
+    scored = score([case for pair in pairs for case in (pair.first, pair.second)])
+    return [by_difference(first, second, tie) for first, second in zip(scored[::2], scored[1::2], strict=True)]
 
 
 def turned(judgement: Judgement) -> Judgement:

@@ -2,15 +2,16 @@
 
 The rubric names the judge and its scale; what is asked is the library's. Three of its engines:
 
-`local`: one of its metrics, by `evaluation`. `llm`: its LLM judge with `criteria`; its prompt and its reading, but sent by our
-client, so that retries, budget, cost and the memory of replies are those of every other judge here. `turing`: a template of
-its cloud, by `evaluation`; the variables FI_API_KEY and FI_SECRET_KEY hold its keys, and nobody knows what a call costs.
+`local`: one of its metrics, by `evaluation`. `llm`: its LLM judge with `criteria`; its prompt and its reading, but
+sent by our client, so that retries, budget, cost and the memory of replies are those of every other judge here.
+`turing`: a template of its cloud, by `evaluation`; the variables FI_API_KEY and FI_SECRET_KEY hold its keys, and
+nobody knows what a call costs.
 
-The library reports much that went wrong as a completed evaluation with score 0.0, or 1.0 (read in 1.1.0): a provider that
-fails, a reply that cannot be read, an input that is missing, a claim that is not there. A gate would take that for quality. So
-an LLM's score counts only where its own reply holds that very number, a metric's only where its reason is none of those below,
-and a score without any reason only above 0. Its prompt puts what is judged beside its criteria without a mark between them:
-canaries show what that does.
+The library reports much that went wrong as a completed evaluation with score 0.0, or 1.0 (read in 1.1.0): a provider
+that fails, a reply that cannot be read, an input that is missing, a claim that is not there. A gate would take that
+for quality. So an LLM's score counts only where its own reply holds that very number, a metric's only where its reason
+is none of those below, and a score without any reason only above 0. Its prompt puts what is judged beside its criteria
+without a mark between them: canaries show what that does.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ from harness.judging.records import Case, Judgement, Usage
 from harness.judging.rubric import Rubric
 from harness.plugins import missing_extra
 from harness.records import Message, content_hash
-from harness.served import Question, Reply, ServedOptions
+from harness.served import FailureKind, Question, Reply, ServedOptions
 from harness.served.client import Client
 
 _KEYS = ("FI_API_KEY", "FI_SECRET_KEY")
+_FETCHES = frozenset({"contains_valid_link"})
 _INPUTS = {"output": "output", "context": "context", "input": "prompt", "expected_response": "reference"}
 _NOT_MADE = re.compile(
-    r"Input validation failed|LLM provider failed|Failed to parse|(?:Cannot|Could not) parse (?:schema|expected)|Schema JSON is "
-    r"invalid|Unsupported format|Metric .* not found|Error\b|Evaluation (?:failed|timed out)|No metric scores|"
-    r"No [\w ]{1,60}\b(?:provided|to match against)"
+    r"Input validation failed|LLM provider failed|Failed to parse|(?:Cannot|Could not) parse (?:schema|expected)|"
+    r"Schema JSON is invalid|Unsupported format|Metric .* not found|Error\b|Evaluation (?:failed|timed out)|"
+    r"No metric scores|No [\w ]{1,60}\b(?:provided|to match against)"
 )
 _NOTHING_TO_JUDGE = re.compile(r"No (?:verifiable|entities|relevant items|expected phrases|claims)\b")
 
@@ -85,6 +87,7 @@ def build(options: Options, rubric: Rubric, context: JudgeContext) -> AiEvaluati
     """
     if rubric.pairwise:
         raise ConfigError(f"judge {rubric.name!r} compares two outputs, and ai-evaluation scores one")
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or the import asks the network
     try:
         library = importlib.import_module("fi.evals")
     except ImportError as error:
@@ -161,11 +164,11 @@ class AiEvaluationJudge:
             try:
                 result = self._library.evaluate(chosen.evaluation, engine=chosen.engine, **more, **inputs)
             except Exception as error:  # the library lets through whatever its metrics and its HTTP client raise
-                return _failed(f"{type(error).__name__}: {error}", "server", self._usage())
+                return _failed(f"{type(error).__name__}: {error}", self._kind, self._usage())
         self._told.update({str(w.message): None for w in caught if issubclass(w.category, RuntimeWarning)})
         if result.status != "completed" or result.score is None:
             said = result.error or result.reason or "no score"
-            return _failed(said, "server" if chosen.engine == "turing" else "rejected", self._usage())
+            return _failed(said, self._kind, self._usage())
         return self._judged(result.score, result.reason, self._usage())
 
     def _judged(self, score: Any, reason: Any, usage: Usage) -> Judgement:
@@ -184,6 +187,11 @@ class AiEvaluationJudge:
         low, high = self.bounds
         value = low + (high - low) * (1 - score if self._options.inverted else score)
         return Judgement("scored", value, said, usage=usage, details={"score": float(score)})
+
+    @property
+    def _kind(self) -> FailureKind:
+        """Of a failure that the library reports as one: here it is the input's, there the server's."""
+        return "rejected" if self._options.engine == "local" else "server"
 
     def _usage(self) -> Usage:
         return Usage() if self._options.engine == "local" else Usage(calls=1, cost=None)
@@ -241,7 +249,7 @@ class _Provider:
         return self._answer(messages)
 
 
-def _failed(reason: str, kind: Any, usage: Usage) -> Judgement:
+def _failed(reason: str, kind: FailureKind, usage: Usage) -> Judgement:
     return Judgement("failed", None, f"ai-evaluation: {reason[:2000]}", kind, usage)
 
 
@@ -254,6 +262,10 @@ def _object(text: Any) -> dict[str, Any] | None:
 
 
 def _need_metric(options: Options) -> None:
+    if options.evaluation in _FETCHES:
+        raise ConfigError(
+            f"ai-evaluation's {options.evaluation} fetches whatever address an output names; it is not run"
+        )
     registry = importlib.import_module("fi.evals.local.registry").get_registry()
     if registry.get(options.evaluation) is None:
         known = registry.list_metrics()

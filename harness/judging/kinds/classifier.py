@@ -1,15 +1,16 @@
-"""A sequence classifier as a judge: entailment of the output by its context (NLI), toxicity, refusal, any class with a name
+"""A sequence classifier as a judge: entailment of the output by its context (NLI), toxicity, refusal, any class
 
-One class counts, `label`: its probability becomes the value, from the worst level of the rubric to the best, or the other
-way round with `inverted` (the more toxic, the worse). Or each class is a level, in `levels`, and the likeliest decides.
-With `premise` the model reads a pair, as NLI models do: a field of the sample first (`context`, `reference`, `prompt`), the
-output second; without it the output alone. A pairwise rubric is decided by the two values' difference; nothing here depends
-on an order.
+One class counts, `label`: its probability becomes the value, from the worst level of the rubric to the best, or the
+other way round with `inverted` (the more toxic, the worse). Or each class is a level, in `levels`, and the likeliest
+decides. With `premise` the model reads a pair, as NLI models do: a field of the sample first (`context`, `reference`,
+`prompt`), the output second; without it the output alone. A pairwise rubric is decided by the two values' difference;
+nothing here depends on an order.
 
-What the model cannot read whole is a failed judgement of kind `truncated`, unless `windows` says otherwise: the longer side
-(the premise, or the output that is read alone) is then read in windows that overlap by a quarter, and `label` has its
-highest probability of any: a claim is entailed where some part of the context entails it (Laban et al. 2022, SummaC), and an
-output is as toxic as its most toxic part. The output of a pair is never split: a part of a claim is another claim.
+What the model cannot read whole is a failed judgement of kind `truncated`, unless `windows` says otherwise: the longer
+side (the premise, or the output that is read alone) is then read in windows that overlap by a quarter, and `label` has
+its highest probability of any: a claim is entailed where some part of the context entails it (Laban et al. 2022,
+SummaC), and an output is as toxic as its most toxic part. The output of a pair is never split: a part of a claim is
+another claim.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.errors import ConfigError, SubjectError, nearest
 from harness.judging import _fields
+from harness.judging._blocks import visible
 from harness.judging.kinds import JudgeContext, _pairs, judged_by
 from harness.judging.records import Case, Judgement, PairCase
 from harness.judging.rubric import Rubric
@@ -141,17 +143,19 @@ class ClassifierJudge:
         """What the model reads of a case, or why there is nothing."""
         first = None
         if self._options.premise is not None:
-            first = "\n\n".join(text for _, text in _fields.texts(case, self._options.premise))
+            first = visible("\n\n".join(text for _, text in _fields.texts(case, self._options.premise)))
             if not first:
                 reason = f"sample {case.sample.id!r} has no {self._options.premise}, which this judge reads"
                 return Judgement("failed", None, reason, "rejected")
-        whole = self._encode(first, case.output)
+        # Spelled out in a text, a separator would be one, and what follows it another text.
+        output = visible(case.output)
+        whole = self._encode(first, output)
         if len(whole) <= self._most:
             return [whole]
         if not self._options.windows:
             reason = f"{len(whole)} tokens, where {self._most} can be read; windows: true reads them in parts"
             return Judgement("failed", None, reason, "truncated")
-        return self._split(first, case.output)
+        return self._split(first, output)
 
     def _split(self, first: str | None, output: str) -> list[Row] | Judgement:
         fixed = len(self._encode(None, "") if first is None else self._encode("", output))
@@ -202,8 +206,8 @@ class ClassifierJudge:
         if self._label is None:
             best = self.classes[int(probabilities[0].argmax())]
             details["probabilities"] = dict(zip(self.classes, map(float, probabilities[0]), strict=True))
-            assert self._options.levels is not None  # given where no label is
-            return Judgement("scored", self._options.levels[best], f"likeliest class: {best}", details=details)
+            level = (self._options.levels or {})[best]  # there, because no label is
+            return Judgement("scored", level, f"likeliest class: {best}", details=details)
         share = float(probabilities[:, self._label].max())
         details["probability"] = share
         value = low + (high - low) * (1 - share if self._options.inverted else share)

@@ -1,12 +1,13 @@
 """A jury: several judges apply one rubric, and a stated rule makes one judgement of theirs
 
 `majority` is the value that more than half of the votes have; `median` and `mean` are of all votes. Only a scored
-judgement is a vote: a juror that fails or abstains has none, and is never counted as the lowest level. Where fewer than
-`quorum` jurors voted there is no value: the jury failed if it is failures that kept it from its quorum, else it abstained.
+judgement is a vote: a juror that fails or abstains has none, and is never counted as the lowest level. Where fewer
+than `quorum` jurors voted there is no value: the jury failed if it is failures that kept it from its quorum, else it
+abstained.
 
-With `escalate` the last judge is asked only where the others do not agree, and then its judgement stands, as in a cascade
-(FrugalGPT, Chen et al. 2023). Cheap judges that agree are taken at their word: what they cost in agreement with the last
-one is for the calibration to show, which holds for the jury as a whole.
+With `escalate` the last judge is asked only where the others do not agree, and then its judgement stands, as in a
+cascade (FrugalGPT, Chen et al. 2023). Cheap judges that agree are taken at their word: what they cost in agreement
+with the last one is for the calibration to show, which holds for the jury as a whole.
 """
 
 from __future__ import annotations

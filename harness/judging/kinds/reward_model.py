@@ -1,13 +1,14 @@
 """A reward model as a judge: a sequence classifier with one output, on the conversation as its chat template writes it
 
-A reward has no scale: it says which of two answers is better, and nothing else (Ouyang et al. 2022; Bradley & Terry 1952). So
-a pairwise rubric is decided by the sign of the difference, and a pointwise one needs `squash`, by which a reward becomes a
-value of the rubric's scale: lowest + (highest − lowest) · σ((reward − centre) / width). Choose centre and width on rewards
-of your own, and calibrate the judge: nothing else makes such a value mean anything.
+A reward has no scale: it says which of two answers is better, and nothing else (Ouyang et al. 2022; Bradley & Terry
+1952). So a pairwise rubric is decided by the sign of the difference, and a pointwise one needs `squash`, by which a
+reward becomes a value of the rubric's scale: lowest + (highest − lowest) · σ((reward − centre) / width). Choose centre
+and width on rewards of your own, and calibrate the judge: nothing else makes such a value mean anything.
 
-A model that objective `reward` left here is read as it was trained, up to the end of the answer; any other as its template
-writes the conversation, which is how published ones are used. A tokenizer without a template reads prompt and answer as one
-text with the end token behind it. A conversation that is too long is a failed judgement of kind `truncated`.
+A model that objective `reward` left here is read as it was trained, up to the end of the answer; any other as its
+template writes the conversation, which is how published ones are used. A tokenizer without a template reads prompt and
+answer as one text with the end token behind it. A conversation that is too long is a failed judgement of kind
+`truncated`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from harness import adapters
 from harness.engine._encoding import Encoder
 from harness.errors import ConfigError, DataError, SubjectError
 from harness.judging import _fields
+from harness.judging._blocks import visible
 from harness.judging.kinds import JudgeContext, _pairs, judged_by
 from harness.judging.records import Case, Judgement, PairCase
 from harness.judging.rubric import Rubric
@@ -149,12 +151,14 @@ class RewardModelJudge:
         return ids
 
     def _text(self, case: Case) -> str:
-        turns = [{"role": role, "content": content} for role, content in _fields.turns(case, case.answers)]
+        # Spelled out in a text, a mark of the template would be one: an answer could end its turn and praise itself.
+        turns = [{"role": role, "content": visible(text)} for role, text in _fields.turns(case, case.answers)]
+        output = visible(case.output)
         if not self._tokenizer.chat_template:
             if len(turns) > 1:
                 raise SubjectError(f"{self.name} has no chat template for a conversation of {len(turns) + 1} messages")
-            return f"{turns[0]['content']}{case.output}{self._tokenizer.eos_token or ''}"
-        turns.append({"role": "assistant", "content": case.output})
+            return f"{turns[0]['content']}{output}{self._tokenizer.eos_token or ''}"
+        turns.append({"role": "assistant", "content": output})
         try:
             return str(self._tokenizer.apply_chat_template(turns, tokenize=False))
         except Exception as error:  # a template is code of its author; jinja2 lets its exceptions through

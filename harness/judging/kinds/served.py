@@ -1,7 +1,7 @@
-"""A model behind an API applies a rubric: one question a case, both orders of a pair, a strict reading, at most one repair
+"""A model behind an API applies a rubric: one question a case, two a pair, a strict reading, at most one repair
 
-Every question of a batch is handed to the client at once, so that all its connections are in use; what could not be read is
-asked for once more in a second batch. A reply counts as the judge's word only in the form that was asked for
+Every question of a batch is handed to the client at once, so that all its connections are in use; what could not be
+read is asked for once more in a second batch. A reply counts as the judge's word only in the form that was asked for
 (`harness.judging.reading`): anything else, like a request that failed, is a failed judgement of a named kind.
 """
 
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from harness.judging import prompting, reading
+from harness.judging._blocks import visible
 from harness.judging.kinds import JudgeContext, _pairs, judged_by
 from harness.judging.prompting import Framed
 from harness.judging.reading import Reading
@@ -78,11 +79,11 @@ class ServedJudge:
 
     def describe(self) -> dict[str, Any]:
         """See `Judge.describe`; of the server's address only what names it, never what may be a password."""
-        base = None if self._options.api_base is None else urlsplit(self._options.api_base)
+        base = urlsplit(self._options.api_base or "")
         return judged_by(
-            self, kind="served", rubric=self._rubric.name, version=self._rubric.version, rubric_sha256=self._rubric.hash,
-            model=self._options.model, server=None if base is None else f"{base.hostname}:{base.port}{base.path}",
-            **self._decoding(),
+            self, kind="served", rubric=self._rubric.name, version=self._rubric.version,
+            rubric_sha256=self._rubric.hash, model=self._options.model, 
+            server=base.netloc.rpartition("@")[2] + base.path, **self._decoding(),
         )  # fmt: skip
 
     def remarks(self) -> Sequence[str]:
@@ -140,7 +141,7 @@ def _read(rubric: Rubric, reply: Reply) -> Reading:
 def _judgement(said: Reading, reply: Reply, framed: Framed) -> Judgement:
     details: dict[str, Any] = {"left_out": dict(framed.left_out)} if framed.left_out else {}
     if said.state == "failed" and reply.text is not None:
-        details["reply"] = reading.visible(reply.text[:_SHOWN])
+        details["reply"] = visible(reply.text[:_SHOWN])
     return Judgement(said.state, said.value, said.problem or said.reason, said.failure, reply_usage(reply), details)
 
 

@@ -25,7 +25,8 @@ class Labelled:
     """Rows of kind preference, and how the judge came to them.
 
     `outcomes[i]` is what was found for the i-th pair given: an answer that is better in both orders, a tie in both, a
-    choice by place (the same place twice), a tie in one order only, or no judgement (it failed, or the judge cannot tell).
+    choice by place (the same place twice), a tie in one order only, or no judgement (it failed, or the judge cannot
+    tell).
     """
 
     rows: tuple[dict[str, Any], ...]

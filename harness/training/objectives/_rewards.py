@@ -1,4 +1,4 @@
-"""Rewards of generated answers: a reward model that was trained here, a metric of ours, or a judge (RLAIF, Lee et al. 2023).
+"""Rewards of generated answers: a reward model that was trained here, a metric of ours, or a judge (RLAIF).
 
 TRL gives a completion whose reward is missing no advantage and says so in a log line; a training whose judge is down
 would run to its end having learnt nothing. Here a reward that goes missing too often ends the training.
@@ -7,6 +7,7 @@ would run to its end having learnt nothing. Here a reward that goes missing too 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness import plugins
 from harness.config import OpenSection
-from harness.errors import ConfigError, DataError, SubjectError
-from harness.judging.building import JudgeSection, build_judge
+from harness.errors import ConfigError, DataError, SubjectError, UsageError
+from harness.judging.building import JudgeSection, build_judge, check_section
 from harness.judging.criteria import DEFAULT, by_criterion
 from harness.judging.kinds import JudgeContext
 from harness.judging.records import Case, Judge
-from harness.judging.rubric import load_rubric
+from harness.judging.rubric import load_rubric, require
 from harness.metrics import Metric
 from harness.records import Message, Output, Sample
 from harness.training.objectives import Job, Row
@@ -33,7 +34,7 @@ _ENOUGH = 20  # rewards asked for before a share of failures says anything
 
 
 class JudgeReward(OpenSection):
-    """A judge as a reward: a rubric by name, or one criterion in words; the other keys are options of the judge's kind."""
+    """A judge as a reward: a rubric by name, or one criterion in words; other keys are options of its kind."""
 
     kind: str = Field("served", description="kind of judge: served, classifier, reward_model, jury …")
     rubric: str | None = Field(None, description="name of a pointwise rubric in judges/")
@@ -44,6 +45,19 @@ class JudgeReward(OpenSection):
         if self.rubric is not None and self.criterion is not None:
             raise ValueError("give rubric or criterion, not both")
         return self
+
+    @model_validator(mode="after")
+    def _known_options(self) -> JudgeReward:
+        try:  # before anything is loaded, not when the training begins
+            check_section(self.section, "judge")
+        except UsageError as error:
+            raise ValueError(str(error).removeprefix("judge: ")) from error
+        return self
+
+    @property
+    def section(self) -> JudgeSection:
+        """The judge alone."""
+        return JudgeSection(kind=self.kind, **self.options)
 
 
 class RewardSection(BaseModel):
@@ -158,8 +172,10 @@ def _judge(section: JudgeReward, job: Job) -> Judge:
         raise ConfigError(
             f"judge {rubric.name!r} compares two answers, and a reward is of one; name one that gives levels"
         )
+    for part, rows in (("train", job.train), ("validation", job.validation)):
+        require(rubric, (replace(_sample(r["prompt"], r), id=f"row {n} of {part}") for n, r in enumerate(rows)))
     context = JudgeContext(job.home, job.folder / "judgements.sqlite")
-    return build_judge(JudgeSection(kind=section.kind, **section.options), rubric, context, "objective.rewards: judge")
+    return build_judge(section.section, rubric, context, "objective.rewards: judge")
 
 
 def _by_judge(judge: Judge) -> Score:
