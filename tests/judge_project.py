@@ -100,7 +100,7 @@ def _question(messages: Sequence[Mapping[str, str]]) -> str:
 
 def _outputs(messages: Sequence[Mapping[str, str]]) -> list[str]:
     """The blocks of a question that hold answers, in their order."""
-    return re.findall(r"(?s)--- begin answer[^\n]*\n(.*?)\n--- end answer", _question(messages))
+    return re.findall(r"(?s)--- begin (?:answer|output)[^\n]*\n(.*?)\n--- end (?:answer|output)", _question(messages))
 
 
 def _answer(i: int, arm: str, worse: set[int], same: set[int]) -> str:

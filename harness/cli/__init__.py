@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.cli import sweeping, training
+from harness.cli import judging, sweeping, training
 from harness.cli._terminal import Json, print_json, watching
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 golden = typer.Typer(help="Freeze golden sets, verify them, start new versions.", no_args_is_help=True)
 app.add_typer(golden, name="golden")
+app.add_typer(judging.judge, name="judge")
 
 Root = Annotated[Path | None, typer.Option(help="Folder of the golden sets; found from here upwards by default.")]
 
@@ -53,6 +54,7 @@ class SchemaOption(StrEnum):
     gate = "gate"
     recipe = "recipe"
     sweep = "sweep"
+    rubric = "rubric"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -271,11 +273,13 @@ def golden_new_version(
 def schema(
     file: Annotated[SchemaOption, typer.Argument(help="Which file.")] = SchemaOption.gate,
 ) -> int:
-    """Print the JSON schema of gate.yaml, recipe.yaml or sweep.yaml, for editors."""
+    """Print the JSON schema of gate.yaml, recipe.yaml, sweep.yaml or a judge's rubric, for editors."""
     if file is SchemaOption.recipe:
         from harness.training.recipe import json_schema
     elif file is SchemaOption.sweep:
         from harness.training.sweeping.section import json_schema
+    elif file is SchemaOption.rubric:
+        from harness.judging.rubric import json_schema
     else:
         from harness.config import json_schema
 

@@ -1,11 +1,13 @@
-"""The verbs about judges: hold one against people's labels, and collect the labels that a run's verdict needs."""
+"""The verbs about judges: ask one, hold it against people's labels, and collect the labels that a verdict needs"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import webbrowser
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from harness.labelled import LabelPlan
     from harness.records import Check, Sample
 
-judge = typer.Typer(help="Calibrate judges against people, and label what a verdict needs.", no_args_is_help=True)
+judge = typer.Typer(
+    help="Ask judges, calibrate them against people, and label what a verdict needs.", no_args_is_help=True
+)
 
 Judges = Annotated[Path | None, typer.Option(help="Folder of the rubrics; found from here upwards by default.")]
 
@@ -62,7 +66,7 @@ def calibrate(
     from harness.judging.calibration import FOLDER, standing, store
     from harness.judging.labels import Scale, items_of, read_labels
     from harness.judging.rubric import load_rubric, require
-    from harness.suites.judge import refuse_silence
+    from harness.judging.silence import refuse_silence
 
     chosen = _from_gate(gate, name) if gate is not None else _from_options(model, api_base, api_key_env)
     rubrics = _rubrics(judges or chosen.rubrics, chosen.folder)
@@ -126,6 +130,52 @@ def label(
 
 
 _USUAL = 150
+
+
+@judge.command()
+def run(
+    name: Annotated[str, typer.Argument(metavar="JUDGE", help="A rubric: judges/JUDGE.yaml.")],
+    answers: Annotated[Path, typer.Argument(help="Answers, JSONL or CSV: sample_id, output, and what was asked.")],
+    against: Annotated[Path | None, typer.Option(help="For a pairwise judge: the answers to compare with.")] = None,
+    out: Annotated[Path, typer.Option(help="File that receives the scores, as `harness compare` reads them.")] = Path(
+        "scores.jsonl"
+    ),
+    gate: Annotated[Path | None, typer.Option(help="Take who judges from this gate.yaml.")] = None,
+    model: Annotated[str | None, typer.Option(help="Or: a served model by litellm's name.")] = None,
+    api_base: Annotated[str | None, typer.Option(help="Its server, such as http://127.0.0.1:8000/v1.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds its key.")] = None,
+    samples: Annotated[str | None, typer.Option(help="The golden set that was asked, name@version.")] = None,
+    dollars: Annotated[float | None, typer.Option(help="Stop when so many US dollars are spent.")] = None,
+    judges: Judges = None,
+    as_json: Json = False,
+) -> int:
+    """Let a judge grade a file of answers, or compare it with another, without a gate.
+
+    Exit code: 0 when every answer was judged or counted as failed, 2 for wrong input, 3 when the budget is spent,
+    4 where the judge cannot be asked. Repeat the command to go on: nothing is asked twice.
+    """
+    from harness.judging.building import build_judge
+    from harness.judging.rubric import load_rubric
+    from harness.judging.running import judged, read_answers, row_of
+    from harness.judging.silence import refuse_silence
+
+    chosen = _from_gate(gate, name) if gate is not None else _from_options(model, api_base, api_key_env)
+    rubric = load_rubric(name, _rubrics(judges or chosen.rubrics, chosen.folder))
+    if rubric.pairwise != (against is not None):
+        wanted = "a pairwise judge: give --against" if rubric.pairwise else "no pairwise judge: leave --against out"
+        raise UsageError(f"{name} is {wanted}")
+    known = _golden_samples(samples or chosen.samples, chosen)
+    ours = read_answers(answers, known)
+    theirs = None if against is None else read_answers(against, known)
+    asked = build_judge(chosen.section, rubric, _context(chosen, dollars), chosen.where)
+    try:
+        with watching() as observer:
+            observer.stage(f"asking {name} about {len(ours.cases):,} answers")
+            found = list(judged(asked, rubric, ours, theirs, refuse_silence))
+    finally:
+        asked.close()
+    rows = [row_of(sample_id, judgement, rubric) for sample_id, judgement in found]
+    return _conclude_run(rows, out, asked.describe(), as_json)
 
 
 # ---------------------------------------------------------------- who judges
@@ -215,7 +265,12 @@ def _default_labels(folder: Path, name: str) -> Path:
 
 def _samples(file: LabelFile, reference: str | None, chosen: _Chosen) -> Mapping[str, Sample] | None:
     """The samples of a golden set by id; None where the rows hold their own."""
-    if reference is None or any("prompt" in label.row or "messages" in label.row for label in file.labels):
+    rows_tell = any("prompt" in label.row or "messages" in label.row for label in file.labels)
+    return None if rows_tell else _golden_samples(reference, chosen)
+
+
+def _golden_samples(reference: str | None, chosen: _Chosen) -> Mapping[str, Sample] | None:
+    if reference is None:
         return None
     from harness import assets, goldens
 
@@ -322,6 +377,25 @@ def _conclude_labelling(session: Session, run: Path, as_json: bool) -> int:
 
 
 # ---------------------------------------------------------------- printing
+
+
+def _conclude_run(rows: Sequence[Mapping[str, Any]], out: Path, judge: Mapping[str, Any], as_json: bool) -> int:
+    from harness.runs import write_text
+
+    write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    values = [row["score"] for row in rows if "score" in row]
+    silent = Counter(str(row.get("failure", row["state"])) for row in rows if "score" not in row)
+    mean = sum(values) / len(values) if values else None
+    if as_json:
+        print_json(
+            {"judge": dict(judge), "answers": len(rows), "scored": len(values), "mean": mean, "without": dict(silent),
+             "scores": str(out)}
+        )  # fmt: skip
+        return 0
+    told = "no answer could be scored" if mean is None else f"mean {mean:.3f} over {len(values):,} answers"
+    without = "".join(f", {count} {kind}" for kind, count in sorted(silent.items()))
+    typer.echo(f"{told}{without}; scores in {out}")
+    return 0
 
 
 def _conclude_calibration(found: Calibration, check: Check, path: Path, as_json: bool) -> int:

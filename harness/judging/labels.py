@@ -105,7 +105,7 @@ def read_labels(path: Path, scale: Scale) -> LabelFile:
         DataError: no such file, no row, a missing or misspelled column, a label off the scale, or one annotator who
             says two things of the same output; with file and line.
     """
-    rows = list(_rows(path))
+    rows = list(rows_of(path))
     if not rows:
         raise DataError(f"{at(path)}holds no label")
     held: dict[tuple[str, tuple[str, ...], str], Label] = {}
@@ -124,7 +124,7 @@ def read_labels(path: Path, scale: Scale) -> LabelFile:
 
 def digest_of(path: Path) -> str:
     """The digest that `read_labels` finds, without a scale: whether a file still is what it was."""
-    return rows_digest(row for _, row in _rows(path))
+    return rows_digest(row for _, row in rows_of(path))
 
 
 def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -132,7 +132,7 @@ def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
     return content_hash(sorted(content_hash(row) for row in rows))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     readers = {".jsonl": _jsonl, ".csv": _csv}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -335,7 +335,8 @@ def _sample(group: Sequence[Label], samples: Mapping[str, Sample] | None) -> Sam
         if first.sample_id not in samples:
             raise DataError(f"{first.where}no sample {first.sample_id!r}: {nearest(first.sample_id, samples)}")
         return samples[first.sample_id]
-    found = [(_sample_in(label), label) for label in group if "prompt" in label.row or "messages" in label.row]
+    told = [label for label in group if "prompt" in label.row or "messages" in label.row]
+    found = [(sample_in(label.where, label.sample_id, label.row), label) for label in told]
     if not found:
         raise DataError(f"{first.where}no 'prompt' for sample {first.sample_id!r}; name its golden set with --samples")
     for other, label in found[1:]:
@@ -344,16 +345,19 @@ def _sample(group: Sequence[Label], samples: Mapping[str, Sample] | None) -> Sam
     return found[0][0]
 
 
-def _sample_in(label: Label) -> Sample:
-    """What a row says of its sample: every column that is not about the label is shown to the judge by its name."""
-    row = label.row
-    messages = tuple(_message(label.where, message) for message in row.get("messages") or ())
+def sample_in(where: str, sample_id: str, row: Mapping[str, Any]) -> Sample:
+    """What a row says of its sample: every column that is not about the label is shown to the judge by its name.
+
+    Raises:
+        DataError: its messages are none.
+    """
+    messages = tuple(_message(where, message) for message in row.get("messages") or ())
     target = row.get("target")
     targets = () if target is None else tuple(str(t) for t in (target if isinstance(target, list) else [target]))
     about = {*_ABOUT, *_SHOWN, *_PAIR, *_SINGLE, *(f"{name}_sha256" for name in (*_PAIR, *_SINGLE))}
     prompt = str(row["prompt"]) if "prompt" in row else "\n\n".join(message.content for message in messages)
     data = {name: value for name, value in row.items() if name not in about}
-    return Sample(id=label.sample_id, prompt=prompt, targets=targets, messages=messages, data=data)
+    return Sample(id=sample_id, prompt=prompt, targets=targets, messages=messages, data=data)
 
 
 def _message(where: str, value: Any) -> Message:

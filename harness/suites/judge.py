@@ -11,7 +11,6 @@ again; where the budget is spent the verdict is HOLD, and a larger budget goes o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import reduce
@@ -22,7 +21,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness import assets
-from harness.errors import BudgetError, JudgeError
 from harness.goldens import Generation
 from harness.judging.building import JudgeSection, build_judge
 from harness.judging.calibration import look_up_standing
@@ -30,6 +28,7 @@ from harness.judging.families import warning
 from harness.judging.kinds import JudgeContext, remarks
 from harness.judging.records import Case, Judge, Judgement, PairCase, Usage
 from harness.judging.rubric import Rubric, load_rubric, require
+from harness.judging.silence import refuse_silence
 from harness.records import (
     AnsweredPair,
     Check,
@@ -46,9 +45,6 @@ from harness.served.client import Budget
 from harness.subjects import Subject
 from harness.suites import Plain, Suite, SuiteContext, _canaries, _questions, alike
 
-_PASSING = frozenset({"rate-limited", "server", "timeout", "connection"})
-_MOST_PASSING = 0.02  # share of a chunk's judgements that may be lost to a server that stumbles
-_A_FEW = 4  # judgements of which not one could be had: then it is the judge, and not these samples
 _SHOWN = 600  # characters of a judge's reason that the journal keeps
 
 
@@ -220,9 +216,10 @@ class JudgeSuite(Plain):
         found = look_up_standing(self.rubric, self.judge, self._rubrics, kappa=section.kappa, labels=section.labels)
         name = f"{found.name} {self.name}"
         if required is not None and self.rubric.name not in required:
-            return Check(name, True, f"its guards are advisory; {found.detail}")
+            return Check(name, True, f"its guards are advisory; {_first_sentence(found.detail)}")
         if not found.passed and section.uncalibrated:
-            return Check(name, True, f"it need not be, as gate.yaml says: {section.uncalibrated} ({found.detail})")
+            found_to_be = _first_sentence(found.detail)
+            return Check(name, True, f"it need not be, as gate.yaml says: {section.uncalibrated} ({found_to_be})")
         return Check(name, found.passed, found.detail)
 
 
@@ -242,28 +239,6 @@ def build(options: Options, context: SuiteContext) -> JudgeSuite:
     judging = JudgeContext(context.folder, store, budget)
     judge = build_judge(options.by, rubric, judging, where=f"judge {rubric.name}: by")
     return JudgeSuite(options, context, rubric, judge, rubrics)
-
-
-def refuse_silence(name: str, judgements: Sequence[Judgement]) -> None:
-    """Refuse to count what a judge did not say as said: it was not asked, or not heard.
-
-    Raises:
-        BudgetError: its budget is spent.
-        JudgeError: it turned the key away, said nothing at all, or its server stumbled over more than a few.
-    """
-    failed = [j for j in judgements if j.failure is not None]
-    kinds = Counter(str(j.failure) for j in failed)
-    if kinds["budget"]:
-        raise BudgetError(f"judge {name}: {next(j.reason for j in failed if j.failure == 'budget')}")
-    passing = [j for j in failed if j.failure in _PASSING]
-    refused = [j for j in failed if j.failure == "authentication"]
-    mute = failed if len(failed) == len(judgements) >= _A_FEW else []
-    if refused or mute or len(passing) > max(1.0, _MOST_PASSING * len(judgements)):
-        without = refused or mute or passing
-        raise JudgeError(
-            f"judge {name}: {len(without)} of {len(judgements)} judgements could not be had ({without[0].reason}). What "
-            "it has said is remembered; mend that and repeat the command to go on."
-        )
 
 
 def _questions_of(options: Options, context: SuiteContext) -> _questions.Questions:
@@ -316,6 +291,11 @@ def _as_json(judgement: Judgement) -> dict[str, Any]:
     said = {"state": judgement.state, "value": judgement.value, "reason": _clipped(judgement.reason)}
     more = {"failure": judgement.failure, "details": dict(judgement.details)}
     return {**said, **{key: value for key, value in more.items() if value}}
+
+
+def _first_sentence(text: str) -> str:
+    """What was found, without the ways out of it: nobody needs one here."""
+    return text.partition(". ")[0]
 
 
 def _clipped(text: str) -> str:

@@ -40,7 +40,7 @@ def test_unknown_options_are_refused_and_known_ones_are_told(kind: str) -> None:
     with pytest.raises(ValidationError, match="Extra inputs are not permitted|extra_forbidden"):
         model.model_validate({"no_such_option": 1})
     with pytest.raises(ConfigError, match=r"judges\.yaml: unknown key 'no_such_option'"):
-        check_section(JudgeSection(kind=kind, **{"no_such_option": 1}), "judges.yaml")
+        check_section(JudgeSection(kind=kind, no_such_option=1), "judges.yaml")
     untold = [name for name, field in model.model_fields.items() if not field.description]
     assert not untold
     assert model.model_config.get("frozen")
