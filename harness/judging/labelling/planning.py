@@ -24,9 +24,11 @@ from harness.statistics.ppi import committed_draws, draw_probabilities
 
 MAX_LABELS = 100_000
 
-# How far a judgement may be off, as a share of what it could be: guesses, whose only effect is on the width.
-_DISAGREED, _TIED, _AGREED = 1.0, 0.6, 0.3
-_SURE = 0.3
+# How far a judgement may be off, as a share of what it could be: guesses, whose only effect is on the width. They are
+# mild, because a confident judgement that is wrong after all is wrong by the most: for simulated judges that people
+# agree with in 75 to 97 % of the decided pairs, these never widened the interval against uniform draws.
+_DISAGREED, _TIED, _AGREED = 1.0, 0.7, 0.5
+_SURE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
