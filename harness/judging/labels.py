@@ -133,6 +133,11 @@ def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`file:line: ` and object of every row, by the ending of the file's name; empty cells of a CSV are left out.
+
+    Raises:
+        DataError: no such file, another ending, or a line that is no row.
+    """
     readers = {".jsonl": _jsonl, ".csv": _csv}
     reader = readers.get(path.suffix.lower())
     if reader is None:
