@@ -10,7 +10,10 @@ from harness.traces.records import ChatMessage, Feedback, Loss, LossCause, Param
 
 @dataclass(slots=True)
 class Reading:
-    """The fields of a call that depend on the vocabulary; a field that stays as it is was not recorded."""
+    """The fields of a call that depend on the vocabulary; a field that stays as it is was not recorded.
+
+    `whole_request`: the request was recorded as it was sent, so a parameter that is not there was not set.
+    """
 
     operation: Literal["chat", "completion"] = "chat"
     provider: str = ""
@@ -29,6 +32,7 @@ class Reading:
     first_token: float | None = None
     cost: float | None = None
     feedback: list[Feedback] = field(default_factory=list)
+    whole_request: bool = False
     lost: list[Loss] = field(default_factory=list)
 
     def lose(self, name: str, cause: LossCause, detail: str = "") -> None:

@@ -22,9 +22,7 @@ _LIMITS = frozenset({
     131072,
 })  # fmt: skip
 _LONG = 200
-_SAYS_SO = re.compile(
-    r"litellm_truncated|[\[(<…] ?truncated\b|\.\.\. ?truncated|<truncated|…\[\d+ more\]", re.IGNORECASE
-)
+_SAYS_SO = re.compile(r"[\[(<…] ?truncated\b|\.\.\. ?truncated|…\[\d+ more\]", re.IGNORECASE)
 
 _SETTINGS: Mapping[Obstacle, str] = {
     "truncated": "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT and OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT unset (no limit)",
@@ -61,7 +59,7 @@ def cut(text: str) -> str:
         return f"a text of exactly {len(text)} characters, a usual limit"
     if len(text) >= _LONG and text.endswith("…"):
         return f"a text of {len(text)} characters ends in an ellipsis"
-    said = _SAYS_SO.search(text[-_LONG:]) or ("litellm_truncated" in text and "litellm_truncated")
+    said = _SAYS_SO.search(text[-_LONG:]) is not None or "litellm_truncated" in text
     return "a text says that it was truncated" if said else ""
 
 

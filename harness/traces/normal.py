@@ -28,7 +28,8 @@ class Counts:
     """What became of the spans: `spans = calls + duplicates + others`, and `calls = replayable + Σ not_replayable`.
 
     `others` are no requests to a model (agents, tools, embeddings, retrieval, wrappers); `loose_events` are log events
-    whose span was not in the batch; `settings` names for each obstacle what would lift it, in every dialect that met it.
+    whose span was not in the batch; `settings` names for each obstacle what would lift it, for every dialect that met
+    it.
     """
 
     spans: int = 0
@@ -69,8 +70,8 @@ def normalise(
 ) -> Normalised:
     """The calls in `spans`, each once; log events are joined by trace and span id.
 
-    `tenant` is whoever sent the spans, as the receiver knows it; `pseudonym` is applied to every user id. All spans of a
-    trace should come together: what stands for one call, and what its spans inherit, is only seen within one call of this.
+    `tenant` is whoever sent the spans, as the receiver knows it; `pseudonym` is applied to every user id. All spans of
+    a trace should come together: which of them stand for one call, and what they inherit, is only seen then.
     """
     by_trace: defaultdict[str, tuple[list[Span], list[LogEvent]]] = defaultdict(lambda: ([], []))
     total = 0
@@ -82,14 +83,13 @@ def normalise(
     calls: list[Call] = []
     reads = loose = 0
     answers = _by_response_id(by_trace)
-    for trace_id, (members, events) in by_trace.items():
+    for members, events in by_trace.values():
         trace = Trace(members, events)
         found = [read for span in trace.spans if (read := _read(span, trace))]
         united = unite(found, trace)
         calls += [_completed(call, own, trace, tenant, pseudonym, answers) for call, own in united]
         reads += sum(len(own) for _, own in united)
         loose += len(events) if not members else len(trace.loose_events)
-        del trace_id
     return Normalised(tuple(calls), _counted(calls, total, reads, loose))
 
 
@@ -123,14 +123,17 @@ def _call(span: Span, trace: Trace, dialect: Dialect, reading: Reading) -> Call:
         error=_failure(span, trace),
         dialect=dialect.name,
         dialect_version=dialect.version,
-        lost=(*reading.lost, *unrecorded(dialect, reading, unset)),
+        lost=(*reading.lost, *(() if reading.whole_request else unrecorded(dialect, reading, unset))),
         why_not=why_not(dialect, reading),
         **_read_fields(reading),
     )
 
 
+_NOT_OF_A_CALL = ("lost", "whole_request")
+
+
 def _read_fields(reading: Reading) -> dict[str, Any]:
-    values = {name: getattr(reading, name) for name in Reading.__slots__ if name != "lost"}
+    values = {name: getattr(reading, name) for name in Reading.__slots__ if name not in _NOT_OF_A_CALL}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 

@@ -1,7 +1,7 @@
 """litellm's OpenTelemetry callback (1.106): GenAI attributes, with what they leave out in a child span of its own
 
-https://docs.litellm.ai/docs/observability/opentelemetry_integration. The child `raw_gen_ai_request` holds the request as
-it was sent, each field as an attribute `llm.PROVIDER.FIELD`; what is no plain value is written as a Python literal.
+https://docs.litellm.ai/docs/observability/opentelemetry_integration. The child `raw_gen_ai_request` holds the request
+as it was sent, each field as an attribute `llm.PROVIDER.FIELD`; what is no plain value is written as a Python literal.
 """
 
 from __future__ import annotations
@@ -66,17 +66,16 @@ def read(span: Span, trace: Trace) -> Reading:
 
 
 def _with_function_calls(attributes: Mapping[str, Any], outputs: list[ChatMessage]) -> list[ChatMessage]:
-    """Tool calls of an answer stand beside its message: `gen_ai.completion.N.function_call.name`, one an answer."""
+    """Tool calls stand beside the answer, without ids: `gen_ai.completion.N.function_call`, N numbers the calls.
+
+    With several answers it is not recorded whose they are; then only the raw request can tell.
+    """
     listed = indexed(attributes, "gen_ai.completion")[0]
-    called = [messages(item, "assistant") for item in listed if isinstance(item, Mapping)]
-    made = list(outputs)
-    for number_, found in enumerate(called):
-        if number_ < len(made) and found and found[0].tool_calls and not made[number_].tool_calls:
-            before = made[number_]
-            made[number_] = ChatMessage(before.role, before.parts, found[0].tool_calls)
-        elif number_ >= len(made) and found:
-            made.append(found[0])
-    return [m for m in made if m.parts or m.tool_calls]
+    called = tuple(c for m in messages(listed, "assistant") for c in m.tool_calls)
+    if len(outputs) > 1 or not called:
+        return outputs
+    before = outputs[0] if outputs else ChatMessage("assistant")
+    return [ChatMessage(before.role, before.parts, before.tool_calls or called)]
 
 
 def _raw_request(span: Span, trace: Trace) -> Mapping[str, Any]:
@@ -93,18 +92,15 @@ def _raw_request(span: Span, trace: Trace) -> Mapping[str, Any]:
 
 def _complete(reading: Reading, raw: Mapping[str, Any]) -> None:
     asked = {name: _literal(raw[name]) for name in _RAW_PARAMETERS if raw.get(name) not in (None, "")}
-    if not asked and "messages" not in raw:
-        return
     reading.parameters = merged(reading.parameters, parameters(asked, reading))
     reading.tools = reading.tools or tools(_literal(raw.get("tools")))
     reading.messages = reading.messages or messages(_literal(raw.get("messages")), "user")
+    reading.whole_request = "messages" in raw
     choices = _literal(raw.get("choices"))
-    answers = (
-        messages([c.get("message") for c in choices if isinstance(c, Mapping)]) if isinstance(choices, list) else []
-    )
-    if len(answers) == len(reading.outputs) or not reading.outputs:
-        # The raw answer has the ids of the tool calls, and all of them.
-        reading.outputs = [a if a.tool_calls else o for a, o in zip(answers, reading.outputs or answers, strict=True)]
+    listed = [c.get("message") for c in choices if isinstance(c, Mapping)] if isinstance(choices, list) else []
+    answers = messages(listed, "assistant")
+    if answers and len(answers) == len(listed):
+        reading.outputs = answers  # the raw answer has the ids of the tool calls, and whose they are
 
 
 _RAW_PARAMETERS = (

@@ -36,7 +36,7 @@ def build(options: NoOptions) -> Dialect:
 
 
 def recognise(span: Span) -> float:
-    """A span with the operation of a request for text, or (before there were operations) with a provider and a model."""
+    """A span with the operation of a request for text, or (from before operations) with a provider and a model."""
     operation = span.attributes.get("gen_ai.operation.name")
     if isinstance(operation, str):
         return 0.5 if operation in CHAT else 0.0

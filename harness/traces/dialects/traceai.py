@@ -1,7 +1,7 @@
 """traceAI (Future AGI): OTel GenAI names with OpenInference's way of flattening, or with its own under `fi.`
 
-https://github.com/future-agi/traceAI. `gen_ai.input.messages` is a prefix here (`gen_ai.input.messages.0.message.role`),
-the parameters are one JSON string, and `gen_ai.request.model` is what answered where an answer came.
+https://github.com/future-agi/traceAI. `gen_ai.input.messages` is a prefix here, of `gen_ai.input.messages.0.message.role`
+and so on; the parameters are one JSON string; and `gen_ai.request.model` is what answered where an answer came.
 """
 
 from __future__ import annotations
@@ -82,7 +82,11 @@ def _content(attributes: Mapping[str, Any], reading: Reading) -> None:
 
 
 def _from_values(attributes: Mapping[str, Any], reading: Reading) -> None:
-    # Unlike OpenInference's, `input.value` is only the first message here; it is never taken for the whole.
+    # Unlike OpenInference's, `input.value` is only the first message here; it is never taken for the whole. The output
+    # is all there is of a streamed answer; of an answer that calls tools it is a description.
+    answer = text(attributes, "output.value")
+    if not reading.outputs and answer and not answer.startswith(("Function: ", "{", "[")):
+        reading.outputs = messages(answer, "assistant")
     request = structured_or_none(attributes.get("input.value"))
     if not reading.messages and isinstance(request, Mapping) and isinstance(request.get("messages"), list):
         reading.messages = messages(request["messages"], "user")
