@@ -20,6 +20,7 @@ from harness.traces.dialects import Dialect
 from harness.traces.records import PARAMETERS, Call, Failure, Feedback, LogEvent, Obstacle, Span
 
 EVALUATION = "gen_ai.evaluation.result"
+SOURCE = "harness.feedback.source"
 _LONGEST_MESSAGE = 2000
 
 
@@ -163,6 +164,7 @@ def _completed(
     run_id, source = _identity.run_id(spans[0], spans[1:], trace)
     user = _identity.user(spans, trace)
     said = [f for span in spans for f in _feedback(span, trace)]
+    said += [replace(f, about="trace") for above in trace.ancestors(spans[-1]) for f in _feedback(above, trace)]
     said += answers.get(call.response_id, ()) if call.response_id else ()
     return replace(
         call,
@@ -194,7 +196,8 @@ def _result(attributes: Mapping[str, Any]) -> Feedback | None:
     label = text(attributes, "gen_ai.evaluation.score.label")
     if not name or (score is None and not label):
         return None
-    return Feedback(name, score, label, text(attributes, "gen_ai.evaluation.explanation")[:_LONGEST_MESSAGE])
+    explanation = text(attributes, "gen_ai.evaluation.explanation")[:_LONGEST_MESSAGE]
+    return Feedback(name, score, label, explanation, text(attributes, SOURCE))
 
 
 def _by_response_id(

@@ -29,10 +29,10 @@ _Item = TypeVar("_Item", Span, LogEvent)
 
 @dataclass(frozen=True, slots=True)
 class Decoded(Generic[_Item]):
-    """What a payload held, in its order, and how many records were left out for which reason."""
+    """What a payload held, in its order, and how many records were left out for which reason (one of `Reject`)."""
 
     items: tuple[_Item, ...]
-    rejected: Mapping[Reject, int] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n_rejected(self) -> int:
@@ -48,7 +48,7 @@ def decode_traces(body: bytes, content_type: str = PROTOBUF, limits: Limits = LI
     """
     counts: Counter[Reject] = Counter()
     spans = tuple(_reader(body, content_type, limits).spans(body, limits, counts))
-    return Decoded(spans, dict(counts))
+    return Decoded(spans, {**counts})
 
 
 def decode_logs(body: bytes, content_type: str = PROTOBUF, limits: Limits = LIMITS) -> Decoded[LogEvent]:
@@ -59,7 +59,29 @@ def decode_logs(body: bytes, content_type: str = PROTOBUF, limits: Limits = LIMI
     """
     counts: Counter[Reject] = Counter()
     events = tuple(_reader(body, content_type, limits).log_events(body, limits, counts))
-    return Decoded(events, dict(counts))
+    return Decoded(events, {**counts})
+
+
+def decode_traces_document(document: Any, limits: Limits = LIMITS) -> Decoded[Span]:
+    """The spans of a parsed OTLP/JSON document.
+
+    Raises:
+        TraceError: it is no such document.
+    """
+    counts: Counter[Reject] = Counter()
+    spans = tuple(_otlpjson.spans_in(document, limits, counts))
+    return Decoded(spans, {**counts})
+
+
+def decode_logs_document(document: Any, limits: Limits = LIMITS) -> Decoded[LogEvent]:
+    """The log records of a parsed OTLP/JSON document.
+
+    Raises:
+        TraceError: it is no such document.
+    """
+    counts: Counter[Reject] = Counter()
+    events = tuple(_otlpjson.log_events_in(document, limits, counts))
+    return Decoded(events, {**counts})
 
 
 def encode_traces(spans: Iterable[Span], content_type: str = PROTOBUF) -> bytes:
