@@ -164,7 +164,8 @@ def _completed(
     run_id, source = _identity.run_id(spans[0], spans[1:], trace)
     user = _identity.user(spans, trace)
     said = [f for span in spans for f in _feedback(span, trace)]
-    said += [replace(f, about="trace") for above in trace.ancestors(spans[-1]) for f in _feedback(above, trace)]
+    above = [span for span in trace.ancestors(spans[0]) if span not in spans]
+    said += [replace(f, about="trace") for span in above for f in _feedback(span, trace)]
     said += answers.get(call.response_id, ()) if call.response_id else ()
     return replace(
         call,

@@ -18,7 +18,7 @@ from harness.errors import PluginError, TraceError, nearest
 from harness.plugins import missing_extra
 from harness.traces import _otlpencode, _otlpjson
 from harness.traces._limits import LIMITS, Limits
-from harness.traces._otlp import Reject
+from harness.traces._otlp import Reject as Reject
 from harness.traces.records import LogEvent, Span
 
 PROTOBUF = "application/x-protobuf"
@@ -46,9 +46,9 @@ def decode_traces(body: bytes, content_type: str = PROTOBUF, limits: Limits = LI
     Raises:
         TraceError: the body is too large, of another type, or no such message; nothing of it was read.
     """
-    counts: Counter[Reject] = Counter()
+    counts: Counter[str] = Counter()
     spans = tuple(_reader(body, content_type, limits).spans(body, limits, counts))
-    return Decoded(spans, {**counts})
+    return Decoded(spans, dict(counts))
 
 
 def decode_logs(body: bytes, content_type: str = PROTOBUF, limits: Limits = LIMITS) -> Decoded[LogEvent]:
@@ -57,9 +57,9 @@ def decode_logs(body: bytes, content_type: str = PROTOBUF, limits: Limits = LIMI
     Raises:
         TraceError: the body is too large, of another type, or no such message; nothing of it was read.
     """
-    counts: Counter[Reject] = Counter()
+    counts: Counter[str] = Counter()
     events = tuple(_reader(body, content_type, limits).log_events(body, limits, counts))
-    return Decoded(events, {**counts})
+    return Decoded(events, dict(counts))
 
 
 def decode_traces_document(document: Any, limits: Limits = LIMITS) -> Decoded[Span]:
@@ -68,9 +68,9 @@ def decode_traces_document(document: Any, limits: Limits = LIMITS) -> Decoded[Sp
     Raises:
         TraceError: it is no such document.
     """
-    counts: Counter[Reject] = Counter()
+    counts: Counter[str] = Counter()
     spans = tuple(_otlpjson.spans_in(document, limits, counts))
-    return Decoded(spans, {**counts})
+    return Decoded(spans, dict(counts))
 
 
 def decode_logs_document(document: Any, limits: Limits = LIMITS) -> Decoded[LogEvent]:
@@ -79,9 +79,9 @@ def decode_logs_document(document: Any, limits: Limits = LIMITS) -> Decoded[LogE
     Raises:
         TraceError: it is no such document.
     """
-    counts: Counter[Reject] = Counter()
+    counts: Counter[str] = Counter()
     events = tuple(_otlpjson.log_events_in(document, limits, counts))
-    return Decoded(events, {**counts})
+    return Decoded(events, dict(counts))
 
 
 def encode_traces(spans: Iterable[Span], content_type: str = PROTOBUF) -> bytes:

@@ -2,9 +2,9 @@
 
 A source is one file in this package, found by its name. It holds `Options` (none so far) and `build(options)`, which
 gives a `Source`: it says whether a record is one of its own, and its reader turns records into spans and log events,
-which go the same way as what a receiver takes in. Files are JSON lines (`.jsonl`, `.ndjson`, `.json`, `.log`), one JSON document
-(`.json`), either of them compressed (`.gz`, `.zst`), Parquet, or the Collector's length-prefixed frames; lines count
-from 1, and so do rows and frames.
+which go the same way as what a receiver takes in. Files are JSON lines or one JSON document, either of them packed
+with gzip or zstd; Parquet; or the Collector's length-prefixed frames. What a file is shows in its first bytes, not in
+its name. Lines count from 1, and so do rows, frames and the items of a document that is a list.
 """
 
 from __future__ import annotations
