@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import plugins
 from harness.traces import _identity
-from harness.traces._duplicates import Read, unite
+from harness.traces._duplicates import Read, unite, unite_traces
 from harness.traces._identity import Pseudonym
 from harness.traces._reading import Reading
 from harness.traces._replayable import note_damage, unrecorded, why_not
@@ -72,7 +72,8 @@ def normalise(
     """The calls in `spans`, each once; log events are joined by trace and span id.
 
     `tenant` is whoever sent the spans, as the receiver knows it; `pseudonym` is applied to every user id. All spans of
-    a trace should come together: which of them stand for one call, and what they inherit, is only seen then.
+    a trace should come together: which of them stand for one call, and what they inherit, is only seen then. For calls
+    of traces that were normalised apart, `unite_traces` finds those that are one.
     """
     by_trace: defaultdict[str, tuple[list[Span], list[LogEvent]]] = defaultdict(lambda: ([], []))
     total = 0
@@ -91,7 +92,8 @@ def normalise(
         calls += [_completed(call, own, trace, tenant, pseudonym, answers) for call, own in united]
         reads += sum(len(own) for _, own in united)
         loose += len(events) if not members else len(trace.loose_events)
-    return Normalised(tuple(calls), _counted(calls, total, reads, loose))
+    united_calls = unite_traces(calls)
+    return Normalised(tuple(united_calls), _counted(united_calls, total, reads, loose))
 
 
 def read_span(span: Span, trace: Trace) -> Call | None:
@@ -233,3 +235,6 @@ def _counted(calls: Sequence[Call], spans: int, reads: int, loose: int) -> Count
         dialects=dict(Counter(call.dialect for call in calls)),
         settings={obstacle: tuple(found) for obstacle, found in settings.items()},
     )
+
+
+__all__ = ["Counts", "Normalised", "dialects", "normalise", "read_span", "unite_traces"]
