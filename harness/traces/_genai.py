@@ -176,8 +176,6 @@ def _content(attributes: Mapping[str, Any], happenings: Sequence[Happening], rea
     _instructions(attributes, reading)
     if attributes.get("gen_ai.tool.definitions") is not None:
         _definitions(attributes["gen_ai.tool.definitions"], reading)
-    elif "gen_ai.input.messages" not in attributes:
-        reading.lose("tools", "unrecorded", "the older forms have no place for definitions of tools")
     for field, key in (("messages", "gen_ai.input.messages"), ("outputs", "gen_ai.output.messages")):
         where = text(attributes, key + ".ref", key + "_ref")
         if where and not getattr(reading, field):

@@ -166,7 +166,8 @@ def _completed(
     run_id, source = _identity.run_id(spans[0], spans[1:], trace)
     user = _identity.user(spans, trace)
     said = [f for span in spans for f in _feedback(span, trace)]
-    above = [span for span in trace.ancestors(spans[0]) if span not in spans]
+    own = {span.span_id for span in spans}
+    above = [span for span in trace.ancestors(spans[0]) if span.span_id not in own]
     said += [replace(f, about="trace") for span in above for f in _feedback(span, trace)]
     said += answers.get(call.response_id, ()) if call.response_id else ()
     return replace(
@@ -184,8 +185,7 @@ def _completed(
 def _feedback(span: Span, trace: Trace) -> list[Feedback]:
     """Results of evaluations: events of the span, or spans that name it as their target."""
     said = [f for h in trace.happenings(span) if h.name == EVALUATION and (f := _result(_with_body(h)))]
-    beside = [s for s in trace.spans if text(s.attributes, "gen_ai.evaluation.target_span_id") == span.span_id]
-    return said + [f for s in beside if (f := _result(s.attributes))]
+    return said + [f for s in trace.evaluations(span) if (f := _result(s.attributes))]
 
 
 def _with_body(happening: Any) -> Mapping[str, Any]:

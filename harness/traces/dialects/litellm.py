@@ -10,7 +10,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from harness.traces._genai import CARRIED, CHAT, read_genai
+from harness.traces._genai import CHAT, read_genai
 from harness.traces._messages import messages, tools
 from harness.traces._parameters import merged, parameters
 from harness.traces._reading import Reading
@@ -32,7 +32,7 @@ def build(options: NoOptions) -> Dialect:
         version="1",
         recognise=recognise,
         read=read,
-        carries=CARRIED - {"frequency_penalty", "presence_penalty", "top_k", "choices", "reasoning_effort"},
+        carries=frozenset(),  # it leaves out what is zero, temperature above all
         settings={
             "no-content": _LOGGING,
             "hidden": _LOGGING,

@@ -69,7 +69,6 @@ def read(span: Span, trace: Trace) -> Reading:
         reading.tools = tools(functions)
         if not whole:
             reading.lose("tools", "dropped", "llm.request.functions has gaps")
-    reading.lost = [loss for loss in reading.lost if (loss.field, loss.cause) != ("tools", "unrecorded")]
     _schema(attributes, reading)
     return reading
 
