@@ -4,6 +4,7 @@
     ├── UsageError                   exit code 2   what was asked for cannot be done as asked
     │   ├── ConfigError                            gate.yaml, recipe.yaml or an option is wrong
     │   ├── DataError                              a file of samples or scores is wrong
+    │   ├── TraceError                             telemetry that cannot be read
     │   └── PluginError                            no such metric, suite, subject …, or its extra is missing
     ├── HoldError                    exit code 3   nothing may be decided on this input
     │   ├── LockError                              a frozen file is not what was frozen
@@ -46,6 +47,10 @@ class ConfigError(UsageError):
 
 class DataError(UsageError):
     """A file of samples or scores is wrong."""
+
+
+class TraceError(UsageError):
+    """A telemetry payload or an export of traces is malformed, too large or nested too deeply."""
 
 
 class PluginError(UsageError):

@@ -28,6 +28,7 @@ _EXTRA_OF = {
     "regex": "eval", "safetensors": "eval", "trl": "train", "accelerate": "train", "sklearn": "train",
     "datasketch": "train", "optuna": "train",
     "bitsandbytes": "qlora", "litellm": "judge", "opentelemetry": "traces",
+    "google": "traces", "zstandard": "traces",
     "presidio_analyzer": "presidio", "fi": "future-agi",
 }  # fmt: skip
 
