@@ -1,0 +1,84 @@
+"""Where in a text a pattern could match at all, at a fraction of what trying it everywhere costs
+
+Every pattern needs something that is rare in prose: an `@`, four digits close together, two colons close together, a
+long run without a space, or one of a few words. These are looked for in C over the whole text, and a pattern is then
+tried only around them. A place reaches so far on both sides that no match is cut off at its edge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Place = tuple[int, int]
+
+_RUN = 15  # the shortest token that any pattern for tokens accepts
+_TOKEN_BYTES = bytes(97 if re.fullmatch(rb"[A-Za-z0-9_-]", bytes([i])) else 32 for i in range(256))
+_TAIL = re.compile(r"[\w+/=.~%-]{0,20000}")
+_REACH = {
+    b"passw": 320, b"passphrase": 320, b"pwd": 320, b"secret": 320, b"token": 320, b"credential": 320, b"key": 320,
+    b"bearer": 4200, b"basic": 4200, b"authorization": 4300,
+}  # fmt: skip
+
+
+def places(text: str) -> dict[str, list[Place]]:
+    """For each kind of place, the parts of `text` (start, end) in which its patterns have to be tried, in order."""
+    raw = text.encode("latin-1", "replace")  # one byte a character, so that positions are those of the text
+    codes = np.frombuffer(raw, np.uint8)
+    found = {
+        "digits": _around(*_dense(codes - np.uint8(48) < np.uint8(10), 4, 10), 48, 72, len(text)),
+        "runs": _listed(_runs(text, raw), 72, len(text)),
+        "words": _listed(sorted(_words(raw.lower())), 48, len(text)),
+    }
+    if "@" in text:
+        at = np.flatnonzero(codes == 64)
+        found["at"] = _around(at, at, 448, 576, len(text))
+    if ":" in text:
+        found["colons"] = _around(*_dense(codes == 58, 2, 5), 8, 64, len(text))
+    if "PRIVATE KEY" in text:
+        found["pem"] = [(0, len(text))]
+    return found
+
+
+def _dense(marks: NDArray[np.bool_], count: int, span: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First and last of `count` marks in a row that lie within a distance of `span`."""
+    at = np.flatnonzero(marks)
+    first, last = at[: max(0, len(at) - count + 1)], at[count - 1 :]
+    close = last - first <= span
+    return first[close], last[close]
+
+
+def _runs(text: str, raw: bytes) -> Iterator[Place]:
+    """Runs of at least 15 letters, digits, `_` and `-`, with whatever else may continue a token behind them."""
+    classes, needle, end = raw.translate(_TOKEN_BYTES), b"a" * _RUN, 0
+    while (start := classes.find(needle, end)) >= 0:
+        tail = _TAIL.match(text, start + _RUN)
+        end = tail.end() if tail else start + _RUN
+        yield start, end
+
+
+def _words(lowered: bytes) -> Iterator[Place]:
+    """Words that announce a secret, with as much behind each as its longest value may take."""
+    for word, reach in _REACH.items():
+        start = lowered.find(word)
+        while start >= 0:
+            yield start, start + len(word) + reach
+            start = lowered.find(word, start + len(word))
+
+
+def _listed(found: Iterator[Place] | list[Place], before: int, length: int) -> list[Place]:
+    both = np.array(list(found), np.intp).reshape(-1, 2)
+    return _around(both[:, 0], both[:, 1], before, 0, length)
+
+
+def _around(first: NDArray[np.intp], last: NDArray[np.intp], before: int, behind: int, length: int) -> list[Place]:
+    """Places by their ends, `first` in order; each widened, and those that touch made one."""
+    if not len(first):
+        return []
+    start = np.maximum(first - before, 0)
+    end = np.maximum.accumulate(np.minimum(last + behind, length))
+    apart = np.flatnonzero(start[1:] > end[:-1])
+    return list(zip(start[[0, *(apart + 1)]].tolist(), end[[*apart, -1]].tolist(), strict=True))
