@@ -36,13 +36,22 @@ def by_kind(kind: str, value: str) -> str:
     return f"<{kind.upper()}>"
 
 
-def find(text: str, more: Sequence[Finder] = ()) -> list[Span]:
-    """What is in a text, without overlaps, in order; a surer kind outranks a vaguer one. `more` come last."""
+def _unwatched() -> None:
+    """No bound on time."""
+
+
+def find(text: str, more: Sequence[Finder] = (), watch: Callable[[], None] = _unwatched) -> list[Span]:
+    """What is in a text, without overlaps, in order; a surer kind outranks a vaguer one. `more` come last.
+
+    `watch` is called before every look and after every match; what it raises ends the search.
+    """
     taken = _Taken(len(text))
     found = places(text)
     for detector in _patterns.DETECTORS:
         for start, end in found.get(detector.place, ()):
+            watch()
             for match in detector.pattern.finditer(text, start, end):
+                watch()
                 where = detector.accept(match)
                 if where is not None:
                     taken.add(Span(*where, detector.kind))
@@ -65,7 +74,7 @@ def redact(text: str, more: Sequence[Finder] = (), name: Namer = by_kind) -> tup
         if not spans:
             break
         counts.update(span.kind for span in spans)
-        text = _replaced(text, spans, name)
+        text = replaced(text, spans, name)
         spans = find(text)
     return text, counts
 
@@ -78,6 +87,15 @@ def names_secret(name: str, value: str) -> bool:
         return False
     match = _patterns.SECRET_VALUE.fullmatch(value)
     return match is not None and _patterns.looks_random(value)
+
+
+def replaced(text: str, spans: Sequence[Span], name: Namer = by_kind) -> str:
+    """The text with `name(kind, value)` in place of each of `spans`, which are in order and do not overlap."""
+    pieces, end = [], 0
+    for span in spans:
+        pieces += [text[end : span.start], name(span.kind, text[span.start : span.end])]
+        end = span.end
+    return "".join([*pieces, text[end:]])
 
 
 class _Taken:
@@ -93,14 +111,6 @@ class _Taken:
         if span.start < span.end and self._marks.find(1, span.start, span.end) < 0:
             self._marks[span.start : span.end] = b"\1" * (span.end - span.start)
             self.spans.append(span)
-
-
-def _replaced(text: str, spans: Sequence[Span], name: Namer) -> str:
-    pieces, end = [], 0
-    for span in spans:
-        pieces += [text[end : span.start], name(span.kind, text[span.start : span.end])]
-        end = span.end
-    return "".join([*pieces, text[end:]])
 
 
 _LOOKS = 8

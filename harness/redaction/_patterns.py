@@ -255,7 +255,7 @@ DETECTORS = (
         ),
         _address,
     ),
-    Detector("ip", "digits", re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\.?\w)"), _address),
+    Detector("ip", "dots", re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\.?\w)"), _address),
     Detector(
         "secret",
         "words",

@@ -1,8 +1,9 @@
 """Where in a text a pattern could match at all, at a fraction of what trying it everywhere costs
 
-Every pattern needs something that is rare in prose: an `@`, four digits close together, two colons close together, a
-long run without a space, or one of a few words. These are looked for in C over the whole text, and a pattern is then
-tried only around them. A place reaches so far on both sides that no match is cut off at its edge.
+Every pattern needs something that is rare in prose: an `@`, seven digits close together, three dots between digits, two
+colons close together, a long run without a space, or a word that announces a secret and is followed by one. These are
+looked for in C over the whole text, and a pattern is then tried only around them. A place reaches so far on both sides
+that no match is cut off at its edge.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ Place = tuple[int, int]
 _RUN = 15  # the shortest token that any pattern for tokens accepts
 _TOKEN_BYTES = bytes(97 if re.fullmatch(rb"[A-Za-z0-9_-]", bytes([i])) else 32 for i in range(256))
 _TAIL = re.compile(r"[\w+/=.~%-]{0,20000}")
-_REACH = {
-    b"passw": 320, b"passphrase": 320, b"pwd": 320, b"secret": 320, b"token": 320, b"credential": 320, b"key": 320,
-    b"bearer": 4200, b"basic": 4200, b"authorization": 4300,
+_ASSIGNED = re.compile(r"[\w-]{0,40}+[\"']?\s{0,4}(?::=|=>|[:=])\s{0,4}[\"']?[\w+/=!@#$%^&*.~-]{8,258}+")
+_SCHEME = re.compile(r"\s{1,4}[\w.~+/=-]{6,4098}+")
+_HEADER = re.compile(r"[\"']?\s{0,4}[:=]\s{0,4}[\"']?\w{5,6}\s{1,4}[\w.~+/=-]{6,4098}+")
+_WORDS = {
+    b"pass": _ASSIGNED, b"pwd": _ASSIGNED, b"secret": _ASSIGNED, b"token": _ASSIGNED,
+    b"credential": _ASSIGNED, b"key": _ASSIGNED, b"bearer": _SCHEME, b"basic": _SCHEME, b"authorization": _HEADER,
 }  # fmt: skip
 
 
@@ -28,14 +32,18 @@ def places(text: str) -> dict[str, list[Place]]:
     """For each kind of place, the parts of `text` (start, end) in which its patterns have to be tried, in order."""
     raw = text.encode("latin-1", "replace")  # one byte a character, so that positions are those of the text
     codes = np.frombuffer(raw, np.uint8)
+    digits = codes - np.uint8(48) < np.uint8(10)
     found = {
-        "digits": _around(*_dense(codes - np.uint8(48) < np.uint8(10), 4, 10), 48, 72, len(text)),
-        "runs": _listed(_runs(text, raw), 72, len(text)),
-        "words": _listed(sorted(_words(raw.lower())), 48, len(text)),
+        "digits": _around(*_dense(digits, 7, 24), 16, 40, len(text)),
+        "runs": _listed(_runs(text, raw), 40, len(text)),
+        "words": _listed(sorted(_words(text, raw.lower())), 48, len(text)),
     }
     if "@" in text:
         at = np.flatnonzero(codes == 64)
         found["at"] = _around(at, at, 448, 576, len(text))
+    if text.count(".") > 2:
+        between = (codes[1:-1] == 46) & digits[:-2] & digits[2:]
+        found["dots"] = _around(*_dense(between, 3, 8), 4, 12, len(text))
     if ":" in text:
         found["colons"] = _around(*_dense(codes == 58, 2, 5), 8, 64, len(text))
     if "PRIVATE KEY" in text:
@@ -60,13 +68,16 @@ def _runs(text: str, raw: bytes) -> Iterator[Place]:
         yield start, end
 
 
-def _words(lowered: bytes) -> Iterator[Place]:
-    """Words that announce a secret, with as much behind each as its longest value may take."""
-    for word, reach in _REACH.items():
+def _words(text: str, lowered: bytes) -> Iterator[Place]:
+    """Words that announce a secret and what follows each, where something of the right form does."""
+    for word, follows in _WORDS.items():
         start = lowered.find(word)
         while start >= 0:
-            yield start, start + len(word) + reach
-            start = lowered.find(word, start + len(word))
+            end = start + len(word)
+            behind = follows.match(text, end)
+            if behind:
+                yield start, behind.end()
+            start = lowered.find(word, end)
 
 
 def _listed(found: Iterator[Place] | list[Place], before: int, length: int) -> list[Place]:
