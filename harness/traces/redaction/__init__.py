@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from harness.redaction import Finder
 from harness.traces.redaction._fields import role
-from harness.traces.redaction._pseudonyms import Pseudonyms, store_key
+from harness.traces.redaction._pseudonyms import Pseudonyms, is_pseudonym, store_key
 from harness.traces.redaction._texts import Texts, TooDeep, TooSlow, may_be_card
 
-__all__ = ["Bounds", "Pseudonyms", "Redactor", "Unredacted", "store_key"]
+__all__ = ["Bounds", "Pseudonyms", "Redactor", "Unredacted", "is_pseudonym", "store_key"]
 
 Unredacted = Literal["redaction-too-large", "redaction-too-slow", "redaction-too-deep", "redaction-failed"]
 """Why a record could not be redacted and was not stored."""

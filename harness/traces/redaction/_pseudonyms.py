@@ -37,13 +37,18 @@ class Pseudonyms:
 
     def user(self, user: str) -> str:
         """`<USER_…>` for a user's id; a name that was made here is left as it is."""
-        if _MADE.fullmatch(user):
+        if is_pseudonym(user):
             return user
         return f"<USER_{self._digest('user', user)[:_USER_DIGITS]}>"
 
     def _digest(self, kind: str, value: str) -> str:
         message = f"{kind}\0{value}".encode("utf-8", "surrogatepass")
         return hmac.digest(self._key, message, "sha256").hex()
+
+
+def is_pseudonym(text: str) -> bool:
+    """Whether a text is a user's name that was made here."""
+    return _MADE.fullmatch(text) is not None
 
 
 def store_key(folder: Path) -> bytes:
