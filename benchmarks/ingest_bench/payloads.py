@@ -8,11 +8,124 @@ import random
 import time
 from collections.abc import Iterator
 
-WORDS = """the of and to in is you that it he was for on are as with his they at be this have from or one had by word but
-not what all were we when your can said there use an each which she do how their if will up other about out many then
-them these so some her would make like him into time has look two more write go see number no way could people my than
-first water been call who oil its now find long down day did get come made may part over customer invoice refund order
-shipping warranty battery screen account balance address delivery return policy discount request agent""".split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "you",
+    "that",
+    "it",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "as",
+    "with",
+    "his",
+    "they",
+    "at",
+    "be",
+    "this",
+    "have",
+    "from",
+    "or",
+    "one",
+    "had",
+    "by",
+    "word",
+    "but",
+    "not",
+    "what",
+    "all",
+    "were",
+    "we",
+    "when",
+    "your",
+    "can",
+    "said",
+    "there",
+    "use",
+    "an",
+    "each",
+    "which",
+    "she",
+    "do",
+    "how",
+    "their",
+    "if",
+    "will",
+    "up",
+    "other",
+    "about",
+    "out",
+    "many",
+    "then",
+    "them",
+    "these",
+    "so",
+    "some",
+    "her",
+    "would",
+    "make",
+    "like",
+    "him",
+    "into",
+    "time",
+    "has",
+    "look",
+    "two",
+    "more",
+    "write",
+    "go",
+    "see",
+    "number",
+    "no",
+    "way",
+    "could",
+    "people",
+    "my",
+    "than",
+    "first",
+    "water",
+    "been",
+    "call",
+    "who",
+    "oil",
+    "its",
+    "now",
+    "find",
+    "long",
+    "down",
+    "day",
+    "did",
+    "get",
+    "come",
+    "made",
+    "may",
+    "part",
+    "over",
+    "customer",
+    "invoice",
+    "refund",
+    "order",
+    "shipping",
+    "warranty",
+    "battery",
+    "screen",
+    "account",
+    "balance",
+    "address",
+    "delivery",
+    "return",
+    "policy",
+    "discount",
+    "request",
+    "agent",
+]
 MODELS = ("support-7b-lora-3", "support-7b", "gpt-4o-mini")
 
 
@@ -36,7 +149,13 @@ def span(source: random.Random, request: object, *, characters: int, personal: b
         {"role": "system", "parts": [{"type": "text", "content": prose(source, characters // 4)}]},
         {"role": "user", "parts": [{"type": "text", "content": text}]},
     ]
-    answered = [{"role": "assistant", "parts": [{"type": "text", "content": prose(source, characters // 4)}], "finish_reason": "stop"}]
+    answered = [
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": prose(source, characters // 4)}],
+            "finish_reason": "stop",
+        }
+    ]
     made = request.spans.add()  # type: ignore[attr-defined]
     made.trace_id, made.span_id = source.randbytes(16), source.randbytes(8)
     made.name, made.kind = "chat support-7b", 3
@@ -60,7 +179,9 @@ def span(source: random.Random, request: object, *, characters: int, personal: b
     return bytes(made.span_id)
 
 
-def export(seed: int, spans: int, *, characters: int = 4400, personal_share: float = 0.05, now: int | None = None) -> tuple[bytes, list[str]]:
+def export(
+    seed: int, spans: int, *, characters: int = 4400, personal_share: float = 0.05, now: int | None = None
+) -> tuple[bytes, list[str]]:
     """An export request in protobuf, not compressed, and its span ids in hex."""
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 

@@ -31,10 +31,11 @@ from harness.traces.store._compaction import Compactor
 from harness.traces.store._journal import Journal, JournalFull, Kind, Record
 from harness.traces.store._segments import Segments
 from harness.traces.store._statistics import Stats
+from harness.traces.store._tenants import DEFAULT as DEFAULT_TENANT
 from harness.traces.store._tenants import check_tenant
 from harness.traces.store._views import Views
 
-__all__ = ["JournalFull", "Stats", "Store", "StoreOptions"]
+__all__ = ["DEFAULT_TENANT", "JournalFull", "Stats", "Store", "StoreOptions", "check_tenant"]
 
 
 @dataclass(frozen=True, slots=True)

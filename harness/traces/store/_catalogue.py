@@ -117,10 +117,7 @@ class Catalogue:
         many("DELETE FROM segments WHERE path = ?", [(path,) for path in change.removed])
         many(
             "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (s.path, s.kind, s.tenant, s.day, s.run, s.rows, s.bytes, s.first_ns, s.last_ns)
-                for s in change.added
-            ],
+            [(s.path, s.kind, s.tenant, s.day, s.run, s.rows, s.bytes, s.first_ns, s.last_ns) for s in change.added],
         )
         many("INSERT OR IGNORE INTO done VALUES (?)", [(name,) for name in change.journals])
         many("INSERT OR REPLACE INTO renewed VALUES (?, ?, ?)", change.renewed)
@@ -162,9 +159,7 @@ class Catalogue:
     def forget(self, tenant: str, user_key: str, before_ns: int) -> None:
         """Hide what a user's traces hold, from now on, up to a time of arrival."""
         with self._guarded():
-            self._db.execute(
-                "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, 0)", (tenant, user_key, before_ns)
-            )
+            self._db.execute("INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, 0)", (tenant, user_key, before_ns))
 
     def forgotten(self) -> list[tuple[str, str, int]]:
         """(tenant, user, time of arrival) of what is hidden and not yet rewritten."""

@@ -159,7 +159,9 @@ class Compactor:
         for (table, tenant, _), rows in intake.rows.items():
             fresh = [pair for pair in rows if (tenant, pair[0]["trace_id"], pair[0][_ID_COLUMNS[table]]) not in known]
             if len(fresh) < len(rows):
-                intake.counts[tenant, day_of(rows[0][0]["received_ns"]), f"{table} sent again"] += len(rows) - len(fresh)
+                intake.counts[tenant, day_of(rows[0][0]["received_ns"]), f"{table} sent again"] += len(rows) - len(
+                    fresh
+                )
             rows[:] = fresh
             for row, item in fresh:
                 intake.traces[tenant, row["trace_id"]].add(item, row["received_ns"])

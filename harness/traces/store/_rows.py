@@ -24,7 +24,10 @@ def span_rows(record: Record, run: int) -> Iterator[tuple[Row, Span]]:
         for scoped in group.scope_spans:
             for message in scoped.spans:
                 span = next(spans)
-                yield _span_row(record, run, message, span, _alone(ExportTraceServiceRequest, group, scoped, message)), span
+                yield (
+                    _span_row(record, run, message, span, _alone(ExportTraceServiceRequest, group, scoped, message)),
+                    span,
+                )
 
 
 def _span_row(record: Record, run: int, message: Any, span: Span, alone: bytes) -> Row:

@@ -49,9 +49,7 @@ def candidates(
 def fetch(segments: Segments, chosen: Any) -> Iterator[Call]:
     """The calls of candidates, in their order; a row group that holds none of them is not read."""
     wanted: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-    for place, (segment, row) in enumerate(
-        zip(chosen["segment"].to_pylist(), chosen["row"].to_pylist(), strict=True)
-    ):
+    for place, (segment, row) in enumerate(zip(chosen["segment"].to_pylist(), chosen["row"].to_pylist(), strict=True)):
         wanted[segment].append((row, place))
     found: dict[int, str] = {}
     for segment, rows in wanted.items():
@@ -123,7 +121,9 @@ class _Near:
 
     def __init__(self, bits: int) -> None:
         self._bits = bits
-        self._bands: tuple[defaultdict[int, list[int]], ...] = tuple(defaultdict(list) for _ in range(max(_BANDS, bits + 1)))
+        self._bands: tuple[defaultdict[int, list[int]], ...] = tuple(
+            defaultdict(list) for _ in range(max(_BANDS, bits + 1))
+        )
 
     def add(self, signature: int) -> bool:
         """Whether nothing taken so far is near; if so it is taken."""

@@ -110,7 +110,9 @@ class Segments:
 
     def found(self) -> set[str]:
         """The paths of all segments that are there, named in the catalogue or not."""
-        return {found.removeprefix(self.root).lstrip("/") for found in self.fs.find(self.root) if found.endswith(".parquet")}
+        return {
+            found.removeprefix(self.root).lstrip("/") for found in self.fs.find(self.root) if found.endswith(".parquet")
+        }
 
     def full(self, path: str) -> str:
         """A segment's path in its file system."""

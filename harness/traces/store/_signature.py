@@ -17,7 +17,8 @@ from harness.traces.records import Call
 
 _WORD = re.compile(r"[^\W\d_]+")
 _PLACEHOLDER = re.compile(r"<[A-Z_]{1,32}_[0-9a-f]{8,32}>")
-_MOST = 256  # words; a longer question is told apart by its beginning
+_LONG = 4000  # characters; of a longer text only both ends are looked at
+_ENDS = 64  # words from the beginning and from the end: what is between them is seldom all that differs
 
 
 def signature(call: Call) -> int:
@@ -28,14 +29,23 @@ def signature(call: Call) -> int:
 
 def of_text(text: str) -> int:
     """The signature of a text, 0 ≤ signature < 2⁶⁴."""
-    words = _WORD.findall(_PLACEHOLDER.sub(" ", text[: _MOST * 16]).lower())[:_MOST]
+    words = _WORD.findall(_PLACEHOLDER.sub(" ", text).lower()) if len(text) < _LONG else _ends(text)
+    if len(words) > 2 * _ENDS:
+        words = words[:_ENDS] + words[-_ENDS:]
     if not words:
         return 0
-    runs = {" ".join(words[i : i + 3]).encode() for i in range(max(1, len(words) - 2))}
-    hashes = _mixed(np.array([zlib.crc32(run) for run in runs], dtype=np.uint64)).astype(">u8")
-    bits = np.unpackbits(hashes.view(np.uint8).reshape(len(hashes), 8), axis=1)
-    majority = bits.sum(axis=0) * 2 > len(hashes)
+    codes = np.array([0, *(zlib.crc32(word.encode("utf-8", "replace")) for word in words), 0], dtype=np.uint64)
+    runs = np.unique(
+        _mixed(codes[:-2] * np.uint64(31) + _mixed(codes[1:-1]) * np.uint64(37) + codes[2:] * np.uint64(41))
+    )
+    bits = np.unpackbits(runs.astype(">u8").view(np.uint8).reshape(len(runs), 8), axis=1)
+    majority = bits.sum(axis=0) * 2 > len(runs)
     return int(np.packbits(majority).view(">u8")[0])
+
+
+def _ends(text: str) -> list[str]:
+    half = _LONG // 2
+    return [word for part in (text[:half], text[-half:]) for word in _WORD.findall(_PLACEHOLDER.sub(" ", part).lower())]
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

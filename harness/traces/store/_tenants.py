@@ -17,5 +17,7 @@ def check_tenant(name: str) -> str:
         ConfigError: it is none.
     """
     if not _NAME.fullmatch(name) or ".." in name:
-        raise ConfigError(f"tenant {name[:80]!r}: a name is 1 to 64 letters, digits, '.', '_' and '-', such as 'shop-eu'")
+        raise ConfigError(
+            f"tenant {name[:80]!r}: a name is 1 to 64 letters, digits, '.', '_' and '-', such as 'shop-eu'"
+        )
     return name

@@ -59,9 +59,7 @@ class Views:
         paths = self._segments.readable([segment.path for segment in catalogue.segments(kind)])
         if paths:
             listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-            source = (
-                f"read_parquet([{listed}], hive_partitioning=false, filename=true, file_row_number=true)"
-            )
+            source = f"read_parquet([{listed}], hive_partitioning=false, filename=true, file_row_number=true)"
         else:
             columns = ", ".join(f"NULL::{_DUCK[type_]} AS {name}" for name, type_ in COLUMNS[kind].items())
             source = f"(SELECT {columns}, '' AS filename, 0::BIGINT AS file_row_number LIMIT 0)"
