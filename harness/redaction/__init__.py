@@ -1,7 +1,8 @@
 """Personal data and secrets in text: found by pattern and, where there is one, by checksum; named, never shown.
 
 What training rows and production traces are cleaned with: one set of patterns (`_patterns.py`), tried only where
-something in the text suggests them (`_places.py`), so that text without any costs little more than reading it. The
+something in the text suggests them (`_suspicion.py`, `_places.py`), so that text without any costs little more than
+reading it. The
 patterns are bounded: each starts only where a token starts, every repetition has an upper limit, and the long ones are
 possessive, so that no text takes more than a constant number of steps a character. What they find is what is written
 in a usual form. They cannot know names, addresses or birthdays; Presidio (`presidio.py`) looks for those.
@@ -15,6 +16,9 @@ from typing import NamedTuple
 
 from harness.redaction import _patterns
 from harness.redaction._places import places
+from harness.redaction._suspicion import suspicious
+
+__all__ = ["KINDS", "Finder", "Namer", "Span", "by_kind", "find", "names_secret", "redact", "replaced", "suspicious"]
 
 
 class Span(NamedTuple):

@@ -109,7 +109,7 @@ def _kept(records: Any, refusal: Any, clamp: Any, now: int, rejected: Counter[st
 
 
 def _refusal_of_span(span: Any) -> str:
-    """The same conditions under which `otlp.decode_traces` would leave it out, which must not happen once it is kept."""
+    """The conditions under which `otlp.decode_traces` leaves a span out, which must not happen once it is kept."""
     trace, own, parent = span.trace_id, span.span_id, span.parent_span_id
     if len(trace) != 16 or trace == _NO_TRACE:
         return "trace-id"

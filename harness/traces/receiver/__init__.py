@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -23,11 +23,12 @@ from typing import Any
 
 from harness.errors import ConfigError, InfrastructureError, PluginError, StorageError
 from harness.plugins import missing_extra
+from harness.traces.receiver._intake import Intake
 from harness.traces.receiver._tokens import Tokens, add_token, read_tokens
-from harness.traces.receiver.app import Limits, build
+from harness.traces.receiver.app import Limits, build, intake
 from harness.traces.store import Store, StoreOptions
 
-__all__ = ["Limits", "ServeOptions", "Tokens", "add_token", "build", "read_tokens", "serve"]
+__all__ = ["Limits", "ServeOptions", "Tokens", "add_token", "build", "intake", "read_tokens", "serve"]
 
 PORT = 4318  # OTLP/HTTP's own
 _COMPACT_SECONDS = 1.0
@@ -130,8 +131,8 @@ def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], Non
     except ImportError as error:
         raise PluginError(missing_extra("the receiver", error)) from error
     tokens = read_tokens(options.token_file) if options.token_file is not None else None
-    store = _open(options)
-    app = build(store, tokens, options.limits)
+    into = intake(_open(options), options.limits)
+    app = build(into, tokens, options.limits)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE,
         server_header=False, date_header=False, h11_max_incomplete_event_size=2**16,
@@ -140,12 +141,28 @@ def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], Non
     with _quiet_signals():
         if multiprocessing.parent_process() is not None:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
-        ready()
-        server.run(sockets=[listener])
+        with _grpc(options, into, tokens):
+            ready()
+            server.run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def _quiet_signals() -> Any:
+def _grpc(options: ServeOptions, into: Intake, tokens: Tokens | None) -> Iterator[None]:
+    """OTLP/gRPC where it is asked for, by the first process alone."""
+    if options.grpc_port is None or multiprocessing.parent_process() is not None:
+        yield
+        return
+    from harness.traces.receiver import _grpc as otlp_grpc
+
+    server, _ = otlp_grpc.start(into, tokens, options.host, options.grpc_port)
+    try:
+        yield
+    finally:
+        server.stop(_GRACE).wait()
+
+
+@contextlib.contextmanager
+def _quiet_signals() -> Iterator[None]:
     """uvicorn raises the signal that ended it once more when it is done; here it has then done its work."""
 
     def nothing(number: int, frame: FrameType | None) -> None:

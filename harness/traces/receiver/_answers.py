@@ -28,11 +28,16 @@ def encoding_of(content_type: str) -> str | None:
     return kind if kind in (PROTOBUF, JSON) else None
 
 
-def success(signal: str, kind: str, rejected: Mapping[str, int], warning: str) -> bytes:
+def warning(clamped: int) -> str:
+    """What is said about times that were replaced."""
+    return f"{clamped} with an impossible time, which was replaced by that of arrival" if clamped else ""
+
+
+def success(signal: str, kind: str, rejected: Mapping[str, int], besides: str) -> bytes:
     """The body of a 200: empty when all was taken, else how many records were not, and why."""
     n = sum(rejected.values())
     reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(rejected.items()))
-    message = "; ".join(part for part in (f"rejected {n} ({reasons})" if n else "", warning) if part)
+    message = "; ".join(part for part in (f"rejected {n} ({reasons})" if n else "", besides) if part)
     if kind == JSON:
         return _partial_json(signal, n, message)
     return _partial_protobuf(signal, n, message)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from harness.errors import StorageError, TraceError
@@ -78,16 +79,22 @@ class Intake:
         """
         loop = asyncio.get_running_loop()
         durable, taken = await loop.run_in_executor(self._worker, self._admit, tenant, signal, body, kind, encoding)
-        try:
-            if durable is not None:
+        if durable is not None:
+            with _full():
                 await asyncio.wrap_future(durable)
-        except JournalFull as error:
-            raise Refusal(503, "the disk or the journal is full; send it again later", retry_after=5) from error
-        except StorageError as error:
-            raise Refusal(503, "the journal cannot be written; send it again later", retry_after=5) from error
         return taken
 
-    def _admit(self, tenant: str, signal: str, body: bytes, kind: str, encoding: str) -> tuple[object, Taken]:
+    def take_now(self, tenant: str, signal: str, body: bytes, kind: str, encoding: str) -> Taken:
+        """The same for a caller that waits on a thread of its own."""
+        durable, taken = self._worker.submit(self._admit, tenant, signal, body, kind, encoding).result()
+        if durable is not None:
+            with _full():
+                durable.result()
+        return taken
+
+    def _admit(
+        self, tenant: str, signal: str, body: bytes, kind: str, encoding: str
+    ) -> tuple[Future[None] | None, Taken]:
         began = time.perf_counter()
         try:
             return self._admitted(tenant, signal, decompress(body, encoding, self.most_body), kind)
@@ -95,7 +102,7 @@ class Intake:
             spent = (time.perf_counter() - began) / max(1024, len(body))
             self._seconds_per_byte += 0.1 * (spent - self._seconds_per_byte)
 
-    def _admitted(self, tenant: str, signal: str, content: bytes, kind: str) -> tuple[object, Taken]:
+    def _admitted(self, tenant: str, signal: str, content: bytes, kind: str) -> tuple[Future[None] | None, Taken]:
         rejected: dict[str, int] = {}
         now = time.time_ns()
         try:
@@ -111,13 +118,25 @@ class Intake:
         return durable, Taken(dict(admitted.rejected), admitted.clamped)
 
     def close(self) -> None:
-        """Finish what waits."""
+        """Finish what waits, and close the store."""
         self._worker.shutdown(wait=True)
+        self.store.close()
+
+
+@contextmanager
+def _full() -> Iterator[None]:
+    """A disk that takes nothing more is the sender's to wait for."""
+    try:
+        yield
+    except StorageError as error:
+        full = isinstance(error, JournalFull)
+        what = "the disk or the journal is full" if full else "the journal cannot be written"
+        raise Refusal(503, f"{what}; send it again later", retry_after=5) from error
 
 
 def _as_protobuf(signal: str, content: bytes) -> tuple[bytes, dict[str, int]]:
     if signal == "traces":
         spans = otlp.decode_traces(content, otlp.JSON)
-        return otlp.encode_traces(spans.items), dict(spans.rejected)
+        return otlp.encode_traces(spans.items), {reason: n for reason, n in spans.rejected.items()}
     events = otlp.decode_logs(content, otlp.JSON)
-    return otlp.encode_logs(events.items), dict(events.rejected)
+    return otlp.encode_logs(events.items), {reason: n for reason, n in events.rejected.items()}

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.traces.otlp import JSON
-from harness.traces.receiver._answers import Refusal, encoding_of, refusal, success
+from harness.traces.receiver._answers import Refusal, encoding_of, refusal, success, warning
 from harness.traces.receiver._intake import Intake, Taken
+from harness.traces.receiver._tenancy import tenant_of
 from harness.traces.receiver._tokens import Tokens
-from harness.traces.store import DEFAULT_TENANT, Store
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
-TENANT_HEADER = "x-harness-tenant"
+    from harness.traces.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +33,24 @@ class Limits:
     body_seconds: float = 30.0
 
 
-def build(store: Store, tokens: Tokens | None = None, limits: Limits | None = None) -> Starlette:
-    """The application over an open store; without tokens whoever reaches it may send, as tenant `default`."""
+def intake(store: Store, limits: Limits | None = None) -> Intake:
+    """What takes requests into an open store within limits."""
+    bounds = limits or Limits()
+    return Intake(store, bounds.most_body, bounds.most_bytes, bounds.most_wait)
+
+
+def build(into: Intake, tokens: Tokens | None = None, limits: Limits | None = None) -> Starlette:
+    """The application; without tokens whoever reaches it may send, as tenant `default`. It ends with its store closed."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.routing import Route
 
-    bounds = limits or Limits()
-    receiver = _Receiver(
-        Intake(store, bounds.most_body, bounds.most_bytes, bounds.most_wait), tokens, bounds.body_seconds
-    )
+    receiver = _Receiver(into, tokens, (limits or Limits()).body_seconds)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        receiver.intake.close()
-        store.close()
+        into.close()
 
     return Starlette(
         routes=[
@@ -62,8 +64,8 @@ def build(store: Store, tokens: Tokens | None = None, limits: Limits | None = No
 
 
 class _Receiver:
-    def __init__(self, intake: Intake, tokens: Tokens | None, seconds: float) -> None:
-        self.intake, self._tokens, self._seconds = intake, tokens, seconds
+    def __init__(self, into: Intake, tokens: Tokens | None, seconds: float) -> None:
+        self._intake, self._tokens, self._seconds = into, tokens, seconds
 
     async def traces(self, request: Request) -> Response:
         return await self._take(request, "traces")
@@ -76,63 +78,45 @@ class _Receiver:
 
         kind = encoding_of(request.headers.get("content-type", ""))
         try:
-            tenant = self._tenant(request)
+            tenant = tenant_of(request.headers, self._tokens)
             if kind is None:
                 raise Refusal(415, "send application/x-protobuf or application/json")
             taken = await self._kept(request, signal, tenant, kind)
         except Refusal as error:
             return _refused(error, kind)
-        warning = f"{taken.clamped} with an impossible time, which was replaced" if taken.clamped else ""
-        return Response(success(signal, kind, taken.rejected, warning), media_type=kind)
+        return Response(success(signal, kind, taken.rejected, warning(taken.clamped)), media_type=kind)
 
     async def _kept(self, request: Request, signal: str, tenant: str, kind: str) -> Taken:
         body = bytearray()
         try:
             await self._read(request, body)
-            return await self.intake.take(
+            return await self._intake.take(
                 tenant, signal, bytes(body), kind, request.headers.get("content-encoding", "")
             )
         finally:
-            self.intake.release(len(body))
+            self._intake.release(len(body))
 
     async def _read(self, request: Request, body: bytearray) -> None:
         """The body as it comes; one that says or shows that it is too large is not read on."""
         from starlette.requests import ClientDisconnect
 
-        most = self.intake.most_body
+        most = self._intake.most_body
         said = request.headers.get("content-length", "0")
         size = int(said) if said.isascii() and said.isdigit() and len(said) < 20 else most + 1
         if size > most:
             raise Refusal(413, f"the body is larger than {most} bytes; send smaller batches")
-        self.intake.check(size)
+        self._intake.check(size)
         try:
             async with asyncio.timeout(self._seconds):
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > most:
                         raise Refusal(413, f"the body is larger than {most} bytes; send smaller batches")
-                    self.intake.reserve(len(chunk))
+                    self._intake.reserve(len(chunk))
                     body += chunk
         except ClientDisconnect:
             raise Refusal(400, "the body ended too early") from None
         except TimeoutError:
             raise Refusal(408, f"the body did not come within {self._seconds:g} s") from None
-
-    def _tenant(self, request: Request) -> str:
-        """Who sends: as the token says, never as the data does."""
-        named = request.headers.get(TENANT_HEADER)
-        if self._tokens is None:
-            tenant = DEFAULT_TENANT
-        else:
-            scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not token.strip():
-                raise Refusal(401, "send a token: `Authorization: Bearer …`")
-            found = self._tokens.tenant(token.strip())
-            if found is None:
-                raise Refusal(401, "the token is unknown")
-            tenant = found
-        if named is not None and named != tenant:
-            raise Refusal(403, f"the header {TENANT_HEADER} names a tenant that is not the sender's")
-        return tenant
 
 
 def _refused(error: Refusal, kind: str | None) -> Response:

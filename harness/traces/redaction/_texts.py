@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from harness.redaction import Finder, find, names_secret, replaced
+from harness.redaction import Finder, find, names_secret, replaced, suspicious
 from harness.traces.redaction._fields import role
 from harness.traces.redaction._pseudonyms import Pseudonyms
 
 _DEPTH = 64  # levels of JSON, those inside strings included
 _LOOKS = 8
+_MANY = 2**15  # characters; below, looking for suspects takes longer than looking at all
 _ESCAPE = re.compile(r'\\[ntr"bf]')
 _ODD = re.compile(r"\\[u/\\]")  # escapes behind which a find may hide until the JSON is read
 
@@ -51,9 +52,12 @@ class Texts:
             return set(range(len(texts)))
         chosen = {i for i, text in enumerate(texts) if "\\" in text and _ODD.search(text)}
         masked = [_masked(text) for text in texts]
-        starts = [0, *accumulate(len(text) + 1 for text in masked)]
-        for span in find("\0".join(masked), watch=self._watch):
-            chosen.update(range(bisect.bisect_right(starts, span.start) - 1, bisect.bisect_left(starts, span.end)))
+        many = sum(map(len, masked)) > _MANY
+        places = suspicious(masked) if many else list(range(len(masked)))
+        starts = [0, *accumulate(len(masked[place]) + 1 for place in places)]
+        for span in find("\0".join([masked[place] for place in places]), watch=self._watch):
+            first, last = bisect.bisect_right(starts, span.start) - 1, bisect.bisect_left(starts, span.end)
+            chosen.update(places[first:last])
         return chosen
 
     def mentions(self, texts: Sequence[str]) -> set[int]:
@@ -138,7 +142,7 @@ def _collect(holder: Any, name: str, depth: int, leaves: list[_Leaf]) -> None:
         raise TooDeep
     items = list(holder.items()) if isinstance(holder, dict) else list(enumerate(holder))
     for place, value in items:
-        inner = place if isinstance(holder, dict) else name
+        inner = str(place) if isinstance(holder, dict) else name
         if isinstance(value, str):
             leaves.append(_Leaf(holder, place, value, inner))
         elif isinstance(value, dict | list):

@@ -40,7 +40,7 @@ __all__ = ["DEFAULT_TENANT", "JournalFull", "Stats", "Store", "StoreOptions", "c
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """How a store takes things in: bounds of redaction, further finders, and when a journal file is handed over.
+    """How a store takes things in: bounds of redaction, more finders, and when a journal file is handed over.
 
     Nothing is taken while `most_waiting` bytes wait for the compactor, or when less than `spare` bytes of disk are free.
     """
@@ -254,19 +254,18 @@ class Store:
         Raises:
             StorageError: a segment cannot be read.
         """
-        with self.views() as views:
-            counts = self._catalogue.counts(tenant)
+        counts = self._catalogue.counts(tenant)
         with self.views() as views:
             return _statistics.stats(views, counts, _journal.backlog(self.root / "journal"), tenant)
 
     # ------------------------------------------------------------ away
 
     def forget(self, user: str, tenant: str | None = None) -> int:
-        """Delete everything that has arrived of a user: their traces, and the sessions that these belong to.
+        """Delete all that has arrived of a user: their traces, and the sessions that these belong to; how many rows.
 
-        `user` is the id as the service knows it, or its pseudonym (`<USER_…>`); without a tenant, of all tenants. Hidden
-        from every query when this returns; rewritten out of the segments as well unless a live receiver still holds part
-        of it in its journal, which its compactor then does. How many rows it hid.
+        `user` is the id as the service knows it, or its pseudonym (`<USER_…>`); without a tenant, of all tenants. It is
+        hidden from every query when this returns, and rewritten out of the segments too, unless a live receiver still
+        holds part of it in its journal; its compactor then does that.
 
         Raises:
             StorageError: the catalogue or a segment cannot be written; the request stands where it was noted.

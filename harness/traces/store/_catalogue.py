@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS counts (
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A Parquet file of one table, tenant and day (UTC). `run` is the compaction that wrote it; times are of its rows."""
+    """A Parquet file of one table, tenant and day (UTC); `run` is the compaction that wrote it, times are of its rows."""
 
     path: str
     kind: Table
@@ -129,7 +129,7 @@ class Catalogue:
 
     def segments(self, kind: Table, tenant: str | None = None, days: Sequence[str] | None = None) -> list[Segment]:
         """Segments of a table, by tenant and days where given, oldest first."""
-        where, values = ["kind = ?"], [kind]
+        where, values = ["kind = ?"], list[str]([kind])
         if tenant is not None:
             where.append("tenant = ?")
             values.append(tenant)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from harness.traces.store._catalogue import Catalogue, Change, Segment, Table
 from harness.traces.store._rows import call_row, log_rows, span_rows
 from harness.traces.store._segments import COLUMNS, Row, Segments, day_of
 
+_RETIRED_SECONDS = 60
 _LEAST_FILES, _SMALL_ROWS, _MOST_MERGED = 16, 8192, 24 * 2**20
 _ID_COLUMNS: dict[Table, str] = {"spans": "span_id", "logs": "digest"}
 
@@ -68,6 +70,7 @@ class Compactor:
         self._folder = root / "journal"
         self._prefixes = lru_cache(maxsize=512)(self._first_bytes)
         self._swept = False
+        self._retired: list[tuple[float, list[str]]] = []
 
     def run(self, *, most_bytes: int = 64 * 2**20, wait: bool = True) -> int:
         """Take journal files of at most so many bytes (or one larger file); how many files were taken.
@@ -83,6 +86,7 @@ class Compactor:
             if files:
                 self._compact(files)
             self._merge()
+            self._remove_retired()
             return len(files)
 
     @contextmanager
@@ -196,7 +200,8 @@ class Compactor:
         import pyarrow.compute as pc
 
         table = self._segments.read(segment.path, columns)
-        return table.filter(pc.is_in(table["trace_id"], pa.array(list(traces), pa.binary()))).to_pylist()
+        found: list[Row] = table.filter(pc.is_in(table["trace_id"], pa.array(list(traces), pa.binary()))).to_pylist()
+        return found
 
     def _first_bytes(self, path: str) -> NDArray[np.uint64]:
         """The first eight bytes of every trace id in a segment: a look at memory settles most questions."""
@@ -219,7 +224,7 @@ class Compactor:
     # ------------------------------------------------------------ fewer, larger segments
 
     def _merge(self) -> None:
-        """Make one segment of many small ones of a day, so that a quiet service does not end up with a million files."""
+        """Make one segment of many small ones of a day: a quiet service must not end up with a million files."""
         small: dict[tuple[Table, str, str], list[Segment]] = defaultdict(list)
         for kind in COLUMNS:
             for segment in self._catalogue.segments(kind):
@@ -227,10 +232,14 @@ class Compactor:
                     small[kind, segment.tenant, segment.day].append(segment)
         for segments in small.values():
             if len(segments) >= _LEAST_FILES:
-                self.rewrite(segments[: 4 * _LEAST_FILES])
+                self.rewrite(segments[: 4 * _LEAST_FILES], later=True)
 
-    def rewrite(self, segments: Sequence[Segment], keep: Callable[[Any], Any] | None = None) -> None:
+    def rewrite(
+        self, segments: Sequence[Segment], keep: Callable[[Any], Any] | None = None, *, later: bool = False
+    ) -> None:
         """Make one segment of several of one table, tenant and day, with the rows for which `keep` gives a mask.
+
+        The old files go at once, or a minute `later`, for those who are still reading them.
 
         Raises:
             StorageError: a segment cannot be read, written or removed; none is lost.
@@ -244,7 +253,14 @@ class Compactor:
         added = [self._segments.write(kind, tenant, day, run, table)] if len(table) else []
         paths = [segment.path for segment in segments]
         self._catalogue.apply(Change(added, removed=paths))
-        self._segments.remove(paths)
+        if later:
+            self._retired.append((time.monotonic(), paths))
+        else:
+            self._segments.remove(paths)
+
+    def _remove_retired(self) -> None:
+        while self._retired and time.monotonic() - self._retired[0][0] > _RETIRED_SECONDS:
+            self._segments.remove(self._retired.pop(0)[1])
 
 
 def _oldest(files: Sequence[Path], most_bytes: int) -> list[Path]:

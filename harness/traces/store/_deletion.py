@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def settle(root: Path, catalogue: Catalogue, segments: Segments, compactor: Comp
             for tenant, traces in doomed.items():
                 for segment in catalogue.segments(kind, tenant):
                     if _holds(segments, segment, traces):
-                        compactor.rewrite([segment], lambda table, traces=traces: _kept(table, traces))
+                        compactor.rewrite([segment], partial(_kept, traces=traces))
         catalogue.apply(Change([], settled=[(tenant, user) for tenant, user, _ in due]))
 
 
