@@ -2,8 +2,8 @@
 
     python benchmarks/redaction.py [--write docs/traces.md] [--misses]
 
-A labelled value is found when finds cover all of it. Precision is the share of finds that overlap a labelled value, over
-all texts, the negatives included: order numbers, hashes, versions, numbers of 16 digits, code, prose.
+A labelled value is found when finds cover all of it. Precision is the share of finds that overlap a labelled value,
+over all texts, the negatives included: order numbers, hashes, versions, numbers of 16 digits, code, prose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from harness.redaction import Span, find
+from harness.redaction import Span, find  # noqa: E402 - after the path
 
 FIXTURES = ROOT / "tests" / "fixtures" / "redaction"
 BEGIN, END = "<!-- redaction table: python benchmarks/redaction.py --write -->", "<!-- end of the redaction table -->"
@@ -77,8 +77,8 @@ def table(result: Found) -> str:
     n, found = sum(result.labelled.values()), sum(result.found.values())
     lines.append(f"| **all** | {n} | {found} | **{result.recall:.3f}** |")
     lines += ["", (
-        f"Precision: **{result.precision:.3f}** ({result.right} finds in labelled values, {len(result.wrong)} elsewhere; "
-        f"{result.negatives} of the texts hold nothing to find)."
+        f"Precision: **{result.precision:.3f}** ({result.right} finds in labelled values, {len(result.wrong)} "
+        f"elsewhere; {result.negatives} of the texts hold nothing to find)."
     )]  # fmt: skip
     return "\n".join(lines)
 

@@ -28,7 +28,7 @@ class Outcome:
 
 
 class Load:
-    """Sends `payloads` over so many connections; `rate` is in requests a second, None for as fast as they are answered."""
+    """Sends `payloads` over so many connections; `rate` is in requests a second, None: as fast as they are answered."""
 
     def __init__(
         self, port: int, payloads: Sequence[Payload], *, connections: int = 8, rate: float | None = None

@@ -137,6 +137,6 @@ def _full() -> Iterator[None]:
 def _as_protobuf(signal: str, content: bytes) -> tuple[bytes, dict[str, int]]:
     if signal == "traces":
         spans = otlp.decode_traces(content, otlp.JSON)
-        return otlp.encode_traces(spans.items), {reason: n for reason, n in spans.rejected.items()}
+        return otlp.encode_traces(spans.items), {**spans.rejected}
     events = otlp.decode_logs(content, otlp.JSON)
-    return otlp.encode_logs(events.items), {reason: n for reason, n in events.rejected.items()}
+    return otlp.encode_logs(events.items), {**events.rejected}

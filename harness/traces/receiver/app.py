@@ -40,7 +40,7 @@ def intake(store: Store, limits: Limits | None = None) -> Intake:
 
 
 def build(into: Intake, tokens: Tokens | None = None, limits: Limits | None = None) -> Starlette:
-    """The application; without tokens whoever reaches it may send, as tenant `default`. It ends with its store closed."""
+    """The application; without tokens whoever reaches it sends as tenant `default`. It closes the store at its end."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.routing import Route

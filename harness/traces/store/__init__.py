@@ -40,7 +40,7 @@ __all__ = ["DEFAULT_TENANT", "JournalFull", "Stats", "Store", "StoreOptions", "c
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """How a store takes things in: bounds of redaction, more finders, and when a journal file is handed over.
+    """How a store takes things in: bounds of redaction, finders, and when a journal file is handed over.
 
     Nothing is taken while `most_waiting` bytes wait for the compactor, or when less than `spare` bytes of disk are free.
     """

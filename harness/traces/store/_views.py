@@ -94,7 +94,7 @@ class Views:
             self._db.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", rows)  # noqa: S608
 
     def _any(self, table: str) -> bool:
-        return self._db.table(table).fetchone() is not None
+        return bool(self._db.table(table).limit(1).fetchall())
 
 
 _HIDDEN = """
