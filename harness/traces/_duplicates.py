@@ -7,6 +7,8 @@ call where
    several different requests is a wrapper and no call at all;
 3. they lie side by side under one parent, come from different scopes, one ran within the time of the other, they ask
    the same, and they name no different answers.
+4. Across traces (a callback that runs in a thread of its own starts one), where they name the same answer, come from
+   different dialects, overlap in time and ask the same.
 Of such spans the one that can be asked again counts, before one that succeeded, before one with an answer, before the
 one with fewer losses, before the innermost: closest to the model, and so closest to what was really sent. What it
 leaves open is filled from the others.
@@ -147,14 +149,57 @@ def _asked(call: Call) -> list[tuple[str, str]]:
     return [(m.role, m.text) for m in call.messages]
 
 
+def unite_traces(calls: Sequence[Call]) -> list[Call]:
+    """Calls of several traces, those that rule 4 finds to be one made one, in the order of the first of them."""
+    kept: dict[int, Call] = {}
+    by_answer: defaultdict[str, list[int]] = defaultdict(list)
+    for number, call in enumerate(calls):
+        near = by_answer[call.response_id][-_MOST_SIBLINGS:] if call.response_id else []
+        twin = next((n for n in near if _one_answer(kept[n], call)), None)
+        if twin is None:
+            kept[number] = call
+            by_answer[call.response_id].append(number)
+        else:
+            kept[twin] = _joined(kept[twin], call)
+    return list(kept.values())
+
+
+def _one_answer(one: Call, other: Call) -> bool:
+    apart = one.trace_id != other.trace_id and one.dialect != other.dialect and one.tenant == other.tenant
+    return apart and _overlap(one, other) and _asks_the_same(one, other)
+
+
+def _overlap(one: Call, other: Call) -> bool:
+    ends = [call.time_ns + int((call.latency or 0.0) * 1e9) for call in (one, other)]
+    return one.time_ns <= ends[1] and other.time_ns <= ends[0]
+
+
+def _joined(one: Call, other: Call) -> Call:
+    first, second = (one, other) if _worth(one) >= _worth(other) else (other, one)
+    filled = _filled(first, second)
+    run = next((c for c in (first, second) if c.run_id_source != "trace"), first)
+    return replace(
+        filled,
+        run_id=run.run_id,
+        run_id_source=run.run_id_source,
+        session=first.session or second.session,
+        user=first.user or second.user,
+        metadata={**second.metadata, **first.metadata},
+        spans=(*first.spans, *second.spans),
+    )
+
+
 # ---------------------------------------------------------------- one of many
+
+
+def _worth(call: Call) -> tuple[bool, bool, bool, int]:
+    losses = sum(1 for loss in call.lost if loss.cause != "unrecorded")
+    return call.replayable, call.error is None, bool(call.outputs), -losses
 
 
 def _united(members: list[Read], depth: dict[str, int]) -> tuple[Call, list[Span]]:
     def rank(read: Read) -> tuple[Any, ...]:
-        call = read.call
-        losses = sum(1 for loss in call.lost if loss.cause != "unrecorded")
-        return (call.replayable, call.error is None, bool(call.outputs), -losses, depth[read.span.span_id])
+        return *_worth(read.call), depth[read.span.span_id]
 
     ranked = sorted(members, key=rank, reverse=True)
     call = ranked[0].call

@@ -22,31 +22,44 @@ _Word = TypeVar("_Word")
 
 
 def spans(body: bytes, limits: Limits, counts: Counter[Any]) -> Iterator[Span]:
-    """Every good span of a document; the others are counted."""
-    for resource, scope, record in _records(body, ("resourceSpans", "scopeSpans", "spans"), limits):
+    """Every good span of an export request; the others are counted."""
+    return spans_in(_parsed(body), limits, counts)
+
+
+def log_events(body: bytes, limits: Limits, counts: Counter[Any]) -> Iterator[LogEvent]:
+    """Every good log record of an export request; the others are counted."""
+    return log_events_in(_parsed(body), limits, counts)
+
+
+def spans_in(document: Any, limits: Limits, counts: Counter[Any]) -> Iterator[Span]:
+    """Every good span of a parsed document; the others are counted."""
+    for resource, scope, record in _records(document, ("resourceSpans", "scopeSpans", "spans"), limits):
         try:
             yield _span(record, resource, scope, limits)
         except Refused as refusal:
             counts[refusal.reason] += 1
 
 
-def log_events(body: bytes, limits: Limits, counts: Counter[Any]) -> Iterator[LogEvent]:
-    """Every good log record of a document; the others are counted."""
-    for resource, scope, record in _records(body, ("resourceLogs", "scopeLogs", "logRecords"), limits):
+def log_events_in(document: Any, limits: Limits, counts: Counter[Any]) -> Iterator[LogEvent]:
+    """Every good log record of a parsed document; the others are counted."""
+    for resource, scope, record in _records(document, ("resourceLogs", "scopeLogs", "logRecords"), limits):
         try:
             yield _log_event(record, resource, scope, limits)
         except Refused as refusal:
             counts[refusal.reason] += 1
 
 
-def _records(
-    body: bytes, names: tuple[str, str, str], limits: Limits
-) -> Iterator[tuple[dict[str, Any], dict[str, Any], Any]]:
-    """(resource attributes, scope, record) of everything in a document of three nested lists."""
+def _parsed(body: bytes) -> Any:
     try:
-        document = parse_json(body, depth=None)
+        return parse_json(body, depth=None)
     except ValueError as error:
         raise TraceError(f"no OTLP/JSON: {error}") from error
+
+
+def _records(
+    document: Any, names: tuple[str, str, str], limits: Limits
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], Any]]:
+    """(resource attributes, scope, record) of everything in a document of three nested lists."""
     if not isinstance(document, dict):
         raise TraceError(f"no OTLP/JSON: expected an object with {names[0]}, found {type(document).__name__}")
     for group in _objects(document, names[0]):

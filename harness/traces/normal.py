@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import plugins
 from harness.traces import _identity
-from harness.traces._duplicates import Read, unite
+from harness.traces._duplicates import Read, unite, unite_traces
 from harness.traces._identity import Pseudonym
 from harness.traces._reading import Reading
 from harness.traces._replayable import note_damage, unrecorded, why_not
@@ -20,6 +20,7 @@ from harness.traces.dialects import Dialect
 from harness.traces.records import PARAMETERS, Call, Failure, Feedback, LogEvent, Obstacle, Span
 
 EVALUATION = "gen_ai.evaluation.result"
+SOURCE = "harness.feedback.source"
 _LONGEST_MESSAGE = 2000
 
 
@@ -71,7 +72,8 @@ def normalise(
     """The calls in `spans`, each once; log events are joined by trace and span id.
 
     `tenant` is whoever sent the spans, as the receiver knows it; `pseudonym` is applied to every user id. All spans of
-    a trace should come together: which of them stand for one call, and what they inherit, is only seen then.
+    a trace should come together: which of them stand for one call, and what they inherit, is only seen then. For calls
+    of traces that were normalised apart, `unite_traces` finds those that are one.
     """
     by_trace: defaultdict[str, tuple[list[Span], list[LogEvent]]] = defaultdict(lambda: ([], []))
     total = 0
@@ -90,7 +92,8 @@ def normalise(
         calls += [_completed(call, own, trace, tenant, pseudonym, answers) for call, own in united]
         reads += sum(len(own) for _, own in united)
         loose += len(events) if not members else len(trace.loose_events)
-    return Normalised(tuple(calls), _counted(calls, total, reads, loose))
+    united_calls = unite_traces(calls)
+    return Normalised(tuple(united_calls), _counted(united_calls, total, reads, loose))
 
 
 def read_span(span: Span, trace: Trace) -> Call | None:
@@ -163,6 +166,8 @@ def _completed(
     run_id, source = _identity.run_id(spans[0], spans[1:], trace)
     user = _identity.user(spans, trace)
     said = [f for span in spans for f in _feedback(span, trace)]
+    above = [span for span in trace.ancestors(spans[0]) if span not in spans]
+    said += [replace(f, about="trace") for span in above for f in _feedback(span, trace)]
     said += answers.get(call.response_id, ()) if call.response_id else ()
     return replace(
         call,
@@ -194,7 +199,8 @@ def _result(attributes: Mapping[str, Any]) -> Feedback | None:
     label = text(attributes, "gen_ai.evaluation.score.label")
     if not name or (score is None and not label):
         return None
-    return Feedback(name, score, label, text(attributes, "gen_ai.evaluation.explanation")[:_LONGEST_MESSAGE])
+    explanation = text(attributes, "gen_ai.evaluation.explanation")[:_LONGEST_MESSAGE]
+    return Feedback(name, score, label, explanation, text(attributes, SOURCE))
 
 
 def _by_response_id(
@@ -229,3 +235,6 @@ def _counted(calls: Sequence[Call], spans: int, reads: int, loose: int) -> Count
         dialects=dict(Counter(call.dialect for call in calls)),
         settings={obstacle: tuple(found) for obstacle, found in settings.items()},
     )
+
+
+__all__ = ["Counts", "Normalised", "dialects", "normalise", "read_span", "unite_traces"]

@@ -18,7 +18,7 @@ from harness.errors import PluginError, TraceError, nearest
 from harness.plugins import missing_extra
 from harness.traces import _otlpencode, _otlpjson
 from harness.traces._limits import LIMITS, Limits
-from harness.traces._otlp import Reject
+from harness.traces._otlp import Reject as Reject
 from harness.traces.records import LogEvent, Span
 
 PROTOBUF = "application/x-protobuf"
@@ -29,10 +29,10 @@ _Item = TypeVar("_Item", Span, LogEvent)
 
 @dataclass(frozen=True, slots=True)
 class Decoded(Generic[_Item]):
-    """What a payload held, in its order, and how many records were left out for which reason."""
+    """What a payload held, in its order, and how many records were left out for which reason (one of `Reject`)."""
 
     items: tuple[_Item, ...]
-    rejected: Mapping[Reject, int] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n_rejected(self) -> int:
@@ -46,7 +46,7 @@ def decode_traces(body: bytes, content_type: str = PROTOBUF, limits: Limits = LI
     Raises:
         TraceError: the body is too large, of another type, or no such message; nothing of it was read.
     """
-    counts: Counter[Reject] = Counter()
+    counts: Counter[str] = Counter()
     spans = tuple(_reader(body, content_type, limits).spans(body, limits, counts))
     return Decoded(spans, dict(counts))
 
@@ -57,8 +57,30 @@ def decode_logs(body: bytes, content_type: str = PROTOBUF, limits: Limits = LIMI
     Raises:
         TraceError: the body is too large, of another type, or no such message; nothing of it was read.
     """
-    counts: Counter[Reject] = Counter()
+    counts: Counter[str] = Counter()
     events = tuple(_reader(body, content_type, limits).log_events(body, limits, counts))
+    return Decoded(events, dict(counts))
+
+
+def decode_traces_document(document: Any, limits: Limits = LIMITS) -> Decoded[Span]:
+    """The spans of a parsed OTLP/JSON document.
+
+    Raises:
+        TraceError: it is no such document.
+    """
+    counts: Counter[str] = Counter()
+    spans = tuple(_otlpjson.spans_in(document, limits, counts))
+    return Decoded(spans, dict(counts))
+
+
+def decode_logs_document(document: Any, limits: Limits = LIMITS) -> Decoded[LogEvent]:
+    """The log records of a parsed OTLP/JSON document.
+
+    Raises:
+        TraceError: it is no such document.
+    """
+    counts: Counter[str] = Counter()
+    events = tuple(_otlpjson.log_events_in(document, limits, counts))
     return Decoded(events, dict(counts))
 
 

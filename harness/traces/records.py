@@ -199,13 +199,17 @@ PARAMETERS = tuple(f.name for f in fields(Parameters) if f.name != "other")
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What somebody said about an answer: a score, a label or both. `source` is `human`, `llm`, `code` or empty."""
+    """What somebody said about an answer: a score, a label or both. `source` is `human`, `llm`, `code` or empty.
+
+    `about` is `trace` where it was said of something that the call is only a part of: an agent, a whole trace.
+    """
 
     name: str
     score: float | None = None
     label: str = ""
     explanation: str = ""
     source: str = ""
+    about: Literal["call", "trace"] = "call"
 
 
 @dataclass(frozen=True, slots=True)

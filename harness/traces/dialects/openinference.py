@@ -92,7 +92,7 @@ def _flattened(attributes: Mapping[str, Any], prefix: str, field: str, role: str
 
 def _completion(attributes: Mapping[str, Any], reading: Reading) -> None:
     """Requests for a completion have a prompt instead of messages."""
-    prompts = [text(p, "prompt.text") or _inner(p, "prompt") for p in indexed(attributes, "llm.prompts")[0]]
+    prompts = [_inner(p, "prompt") for p in indexed(attributes, "llm.prompts")[0]]
     choices = [_inner(c, "completion") for c in indexed(attributes, "llm.choices")[0]]
     if prompts and not reading.messages:
         reading.operation = "completion"

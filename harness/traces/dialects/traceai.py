@@ -1,7 +1,7 @@
 """traceAI (Future AGI): OTel GenAI names with OpenInference's way of flattening, or with its own under `fi.`
 
-https://github.com/future-agi/traceAI. `gen_ai.input.messages` is a prefix here, of `gen_ai.input.messages.0.message.role`
-and so on; the parameters are one JSON string; and `gen_ai.request.model` is what answered where an answer came.
+https://github.com/future-agi/traceAI. `gen_ai.input.messages` is a prefix here (`….0.message.role` and so on), the
+parameters are one JSON string, and `gen_ai.request.model` is what answered where an answer came.
 """
 
 from __future__ import annotations
