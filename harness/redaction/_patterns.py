@@ -192,12 +192,13 @@ DETECTORS = (
     Detector(
         "aws_key", "runs", re.compile(r"(?<![A-Za-z0-9])(?:A3T[0-9A-Z]|AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![A-Za-z0-9])")
     ),
+    Detector("azure_key", "runs", re.compile(r"(?<![\w~.-])[\w~.-]{3}[0-9]Q~[\w~.-]{31,34}(?![\w~-])")),
     Detector(
         "azure_key",
-        "runs",
+        "words",
         re.compile(
-            r"(?:(?<=AccountKey=)[A-Za-z0-9+/]{86}==|(?<=AccessKey=)[A-Za-z0-9+/]{43}=|(?<=[?&]sig=)[A-Za-z0-9%+/]{40,64}(?:%3D|=)"
-            r"|(?<![\w~.-])[\w~.-]{3}[0-9]Q~[\w~.-]{31,34})(?![\w~=-])"
+            r"(?:(?<=AccountKey=)[A-Za-z0-9+/]{86}==|(?<=AccessKey=)[A-Za-z0-9+/]{43}="
+            r"|(?<=[?&]sig=)[A-Za-z0-9%+/]{40,64}(?:%3D|=))(?![\w=])"
         ),
     ),
     Detector(

@@ -18,6 +18,12 @@ Place = tuple[int, int]
 
 _RUN = 15  # the shortest token that any pattern for tokens accepts
 _TOKEN_BYTES = bytes(97 if re.fullmatch(rb"[A-Za-z0-9_-]", bytes([i])) else 32 for i in range(256))
+_TOKEN = re.compile(
+    r"eyJ|A3T|AKIA|ASIA|ABIA|ACCA|Q~|gh[pousr]_|github_pat|gl[a-z]{2,5}-|xox|xapp-|hooks\.slack|AIza"
+    r"|(?:AC|SK)[0-9a-f]{8}|dapi|do[opr]_v1|GOCSPX|gsk_|hf_|lsv2_|npm_|pcsk_|pplx-|pypi-|r8_|SG\.|shp[acps]|sk-"
+    r"|[sr]k_(?:live|test)|whsec_|xai-|ya29"
+)
+_BEFORE = 64  # characters before a run in which a token, or what announces it, may begin
 _TAIL = re.compile(r"[\w+/=.~%-]{0,20000}")
 _ASSIGNED = re.compile(r"[\w-]{0,40}+[\"']?\s{0,4}(?::=|=>|[:=])\s{0,4}[\"']?[\w+/=!@#$%^&*.~-]{8,258}+")
 _SCHEME = re.compile(r"\s{1,4}[\w.~+/=-]{6,4098}+")
@@ -25,6 +31,7 @@ _HEADER = re.compile(r"[\"']?\s{0,4}[:=]\s{0,4}[\"']?\w{5,6}\s{1,4}[\w.~+/=-]{6,
 _WORDS = {
     b"pass": _ASSIGNED, b"pwd": _ASSIGNED, b"secret": _ASSIGNED, b"token": _ASSIGNED,
     b"credential": _ASSIGNED, b"key": _ASSIGNED, b"bearer": _SCHEME, b"basic": _SCHEME, b"authorization": _HEADER,
+    b"sig=": re.compile(r"[A-Za-z0-9%+/]{40,67}=?"),
 }  # fmt: skip
 
 
@@ -35,7 +42,7 @@ def places(text: str) -> dict[str, list[Place]]:
     digits = codes - np.uint8(48) < np.uint8(10)
     found = {
         "digits": _around(*_dense(digits, 7, 24), 16, 40, len(text)),
-        "runs": _listed(_runs(text, raw), 40, len(text)),
+        "runs": _listed(_runs(text, raw), _BEFORE, len(text)),
         "words": _listed(sorted(_words(text, raw.lower())), 48, len(text)),
     }
     if "@" in text:
@@ -60,12 +67,13 @@ def _dense(marks: NDArray[np.bool_], count: int, span: int) -> tuple[NDArray[np.
 
 
 def _runs(text: str, raw: bytes) -> Iterator[Place]:
-    """Runs of at least 15 letters, digits, `_` and `-`, with whatever else may continue a token behind them."""
+    """Runs of at least 15 letters, digits, `_` and `-` with a prefix of a token, and whatever continues it."""
     classes, needle, end = raw.translate(_TOKEN_BYTES), b"a" * _RUN, 0
     while (start := classes.find(needle, end)) >= 0:
         tail = _TAIL.match(text, start + _RUN)
         end = tail.end() if tail else start + _RUN
-        yield start, end
+        if _TOKEN.search(text, max(0, start - _BEFORE), end):
+            yield start, end
 
 
 def _words(text: str, lowered: bytes) -> Iterator[Place]:

@@ -193,7 +193,7 @@ def _serve_until_orphaned(options: ServeOptions, listener: socket.socket) -> Non
 
 def _compact_until_orphaned(options: ServeOptions) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the parent stops this process when it is done
-    os.nice(10)
+    os.nice(19)
     store = Store.open(options.store, segments=options.segments)
     while not _wait_for_parent(_COMPACT_SECONDS):
         with contextlib.suppress(

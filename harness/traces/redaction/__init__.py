@@ -105,6 +105,8 @@ class Redactor:
         return split
 
     def _one(self, record: _Record, chosen: set[int] | None) -> None:
+        if chosen is not None and not chosen and not record.named and not record.mentions_users():
+            return
         texts = Texts(self.names, self._bounds.seconds, self._finders, frozenset(record.users))
         if chosen is None:
             chosen = texts.suspects(record.texts)
@@ -170,6 +172,10 @@ class _Record:
                 self.named.add(len(self.texts))
             self.texts.append(text)
             self.slots.append((message, name, attribute))
+
+    def mentions_users(self) -> bool:
+        """Whether an id of its users stands in one of its texts."""
+        return any(user in text for user in self.users for text in self.texts)
 
     def put(self, index: int, new: str) -> None:
         """Write a text back if it differs."""

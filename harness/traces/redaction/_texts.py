@@ -51,11 +51,11 @@ class Texts:
         if self.finders:
             return set(range(len(texts)))
         chosen = {i for i, text in enumerate(texts) if "\\" in text and _ODD.search(text)}
-        masked = [_masked(text) for text in texts]
-        many = sum(map(len, masked)) > _MANY
-        places = suspicious(masked) if many else list(range(len(masked)))
-        starts = [0, *accumulate(len(masked[place]) + 1 for place in places)]
-        for span in find("\0".join([masked[place] for place in places]), watch=self._watch):
+        many = sum(map(len, texts)) > _MANY
+        places = suspicious(texts) if many else list(range(len(texts)))
+        masked = [_masked(texts[place]) for place in places]
+        starts = [0, *accumulate(len(text) + 1 for text in masked)]
+        for span in find("\0".join(masked), watch=self._watch):
             first, last = bisect.bisect_right(starts, span.start) - 1, bisect.bisect_left(starts, span.end)
             chosen.update(places[first:last])
         return chosen

@@ -17,7 +17,7 @@ from harness.traces.records import Call
 
 _WORD = re.compile(r"[^\W\d_]+")
 _PLACEHOLDER = re.compile(r"<[A-Z_]{1,32}_[0-9a-f]{8,32}>")
-_LONG = 4000  # characters; of a longer text only both ends are looked at
+_LONG = 1200  # characters; of a longer text only both ends are looked at
 _ENDS = 64  # words from the beginning and from the end: what is between them is seldom all that differs
 
 
