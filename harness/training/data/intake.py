@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import redaction
 from harness.errors import DataError
 from harness.progress import Observer, Silent
 from harness.records import Sample
-from harness.training.data import presidio, redaction, rows
+from harness.redaction import presidio
+from harness.training.data import rows
 from harness.training.data.contamination import FrozenSets, Overlap, Render, refuse
 from harness.training.data.formats import EmptyRow, Normaliser
 from harness.training.data.reading import Origin, open_source

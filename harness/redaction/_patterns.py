@@ -1,88 +1,19 @@
-"""Personal data and secrets in text: found by pattern and, where there is one, by checksum; named, never shown.
+"""The patterns of personal data and secrets, the surest first, and what a match has to be besides
 
-The patterns are bounded: each starts only where a token starts, every repetition has an upper limit, and the long ones
-are possessive, so that no text takes more than a constant number of steps a character. What they find is what is
-written in a usual form. They cannot know names, places or birthdays; Presidio (`presidio.py`) looks for those.
+Formats of tokens are those that their providers publish or that secret scanners agree on (GitHub's secret scanning
+patterns, detect-secrets, gitleaks); checks are those of the standards that each function names.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
-
-
-class Span(NamedTuple):
-    """A find: `text[start:end]` is of `kind`."""
-
-    start: int
-    end: int
-    kind: str
-
-
-Finder = Callable[[str], Iterable[Span]]
-
-
-def find(text: str, more: Sequence[Finder] = ()) -> list[Span]:
-    """What is in a text, without overlaps, in order; a surer kind outranks a vaguer one. `more` come last."""
-    digits = _DIGITS.search(text) is not None
-    taken = _Taken(len(text))
-    for detector in _DETECTORS:
-        if any(need in text for need in detector.needs) or (not detector.needs and digits):
-            for match in detector.pattern.finditer(text):
-                where = detector.accept(match)
-                if where is not None:
-                    taken.add(Span(*where, detector.kind))
-    for finder in more:
-        for span in finder(text):
-            taken.add(span)
-    return sorted(taken.spans)
-
-
-def redact(text: str, more: Sequence[Finder] = ()) -> tuple[str, Counter[str]]:
-    """The text with `<KIND>` in place of every find, and how many there were of each kind.
-
-    Repeated until nothing is found (a second look is nearly always the last, and there are eight at most), since what
-    stood next to a find can be one itself: redacting twice changes nothing more, as far as the built-in patterns go.
-    `more` look once, at the original.
-    """
-    counts: Counter[str] = Counter()
-    spans = find(text, more)
-    for _ in range(_LOOKS):
-        if not spans:
-            break
-        counts.update(span.kind for span in spans)
-        text = _replaced(text, spans)
-        spans = find(text)
-    return text, counts
-
-
-class _Taken:
-    """Spans that do not overlap; a byte for each character of the text, so that a question takes no search."""
-
-    def __init__(self, length: int) -> None:
-        self.spans: list[Span] = []
-        self._length, self._marks = length, bytearray()
-
-    def add(self, span: Span) -> None:
-        """Add a span unless it is empty or overlaps with one before it."""
-        self._marks = self._marks or bytearray(self._length)
-        if span.start < span.end and self._marks.find(1, span.start, span.end) < 0:
-            self._marks[span.start : span.end] = b"\1" * (span.end - span.start)
-            self.spans.append(span)
-
-
-def _replaced(text: str, spans: Sequence[Span]) -> str:
-    pieces, end = [], 0
-    for span in spans:
-        pieces += [text[end : span.start], f"<{span.kind.upper()}>"]
-        end = span.end
-    return "".join([*pieces, text[end:]])
-
 
 # ---------------------------------------------------------------- what a match has to be besides
 
@@ -153,10 +84,30 @@ def _phone(match: re.Match[str]) -> Bounds | None:
 
 
 def _assigned(match: re.Match[str]) -> Bounds | None:
-    """A value of letters and digits that looks random: at least 2.75 bits of entropy a character."""
-    value = match["value"]
+    return match.span("value") if looks_random(match["value"]) else None
+
+
+def looks_random(value: str) -> bool:
+    """Letters and digits, with at least 2.75 bits of entropy a character."""
     mixed = re.search("[0-9]", value) and re.search("[A-Za-z]", value)
-    return match.span("value") if mixed and _entropy(value) >= 2.75 else None
+    return bool(mixed) and _entropy(value) >= 2.75
+
+
+def _authorization(match: re.Match[str]) -> Bounds | None:
+    """A credential of RFC 9110: behind a header's name any; behind a bare scheme one that is no word."""
+    value = match["value"]
+    if match["header"]:
+        return match.span("value")
+    real = _is_basic(value) if match["scheme"].lower() == "basic" else looks_random(value)
+    return match.span("value") if real and len(value) >= 8 else None
+
+
+def _is_basic(value: str) -> bool:
+    """RFC 7617: base64 of `user:password`."""
+    try:
+        return b":" in base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return False
 
 
 def _entropy(text: str) -> float:
@@ -168,17 +119,15 @@ def _entropy(text: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Detector:
-    """`needs`: one of these is in any text with a match; none: six digits or separators in a row are."""
+class Detector:
+    """A kind, the place (`_places.py`) in which its pattern can match, and what a match has to be besides."""
 
     kind: str
+    place: str
     pattern: re.Pattern[str]
     accept: Callable[[re.Match[str]], Bounds | None] = _whole
-    needs: tuple[str, ...] = ()
 
 
-_LOOKS = 8
-_DIGITS = re.compile(r"[0-9][0-9 ().:/A-Fa-f-]{5}")
 _ISSUERS = (
     (re.compile("3[47]"), (15,)),
     (re.compile("4"), (19, 16, 13)),
@@ -197,79 +146,136 @@ _IBAN_LENGTHS = {
     }.items()
     for country in countries.split()
 }  # fmt: skip
-_PREFIXES = "sk-", "AIza", "hf_", "glpat-", "sk_live_", "rk_live_", "npm_"
+_SENSITIVE = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|credential)"
+_VALUE = r"[\w+/=!@#$%^&*.~-]"
+SECRET_NAME = re.compile(_SENSITIVE + r"[\w-]{0,32}$", re.IGNORECASE)
+SECRET_VALUE = re.compile(_VALUE + "{8,256}+")
 
-_DETECTORS = (
-    _Detector(
+# Prefixes that say whose a token is, by the alphabet; `sk-` is that of OpenAI, Anthropic and many more.
+_API_KEYS = (
+    r"AIza[\w-]{35}",  # Google
+    r"(?:AC|SK)[0-9a-f]{32}",  # Twilio
+    r"dapi[0-9a-f]{32}",  # Databricks
+    r"do[opr]_v1_[0-9a-f]{64}",  # DigitalOcean
+    r"GOCSPX-[\w-]{28}",  # Google OAuth client
+    r"gsk_[A-Za-z0-9]{40,80}+",  # Groq
+    r"hf_[A-Za-z0-9]{30,60}+",  # Hugging Face
+    r"lsv2_[ps][tk]_[0-9a-f]{32}_[0-9a-f]{10}",  # LangSmith
+    r"npm_[A-Za-z0-9]{36}",
+    r"pcsk_[A-Za-z0-9_]{50,100}+",  # Pinecone
+    r"pplx-[A-Za-z0-9]{40,64}+",  # Perplexity
+    r"pypi-AgEI[\w-]{50,300}+",
+    r"r8_[A-Za-z0-9]{30,50}+",  # Replicate
+    r"SG\.[\w-]{16,32}\.[\w-]{32,64}+",  # SendGrid
+    r"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}",  # Shopify
+    r"sk-(?=[\w-]{0,200}[0-9])[\w-]{20,200}+",
+    r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,200}+",  # Stripe
+    r"whsec_[A-Za-z0-9+/=]{24,100}+",  # Stripe and Svix webhooks
+    r"xai-[A-Za-z0-9]{40,100}+",
+    r"ya29\.[\w-]{20,400}+",  # Google OAuth access
+)
+
+DETECTORS = (
+    Detector(
         "private_key",
+        "pem",
         re.compile(
             r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:(?:[^-]|-(?!----)){0,16384}+"
             r"-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|[A-Za-z0-9+/=\s]{0,16384}+)"
         ),
-        needs=("PRIVATE KEY",),
     ),
-    _Detector(
+    Detector(
         "jwt",
+        "runs",
         re.compile(r"(?<![\w.-])eyJ[\w-]{8,4096}+\.eyJ[\w-]{8,8192}+\.[\w-]{8,2048}+(?![\w-])"),
-        needs=("eyJ",),
     ),
-    _Detector(
-        "aws_key",
-        re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])"),
-        needs=("AKIA", "ASIA"),
+    Detector(
+        "aws_key", "runs", re.compile(r"(?<![A-Za-z0-9])(?:A3T[0-9A-Z]|AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![A-Za-z0-9])")
     ),
-    _Detector(
-        "github_token",
-        re.compile(r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{36,255}+|github_pat_\w{22,255}+)(?!\w)"),
-        needs=("gh", "github_pat_"),
-    ),
-    _Detector("slack_token", re.compile(r"(?<![A-Za-z0-9])xox[a-z]-[A-Za-z0-9-]{10,250}+(?!\w)"), needs=("xox",)),
-    _Detector(
-        "api_key",
+    Detector("azure_key", "runs", re.compile(r"(?<![\w~.-])[\w~.-]{3}[0-9]Q~[\w~.-]{31,34}(?![\w~-])")),
+    Detector(
+        "azure_key",
+        "words",
         re.compile(
-            r"(?<![A-Za-z0-9])(?:sk-(?=[\w-]{0,200}[0-9])[\w-]{20,200}+|AIza[\w-]{35}|hf_[A-Za-z0-9]{30,60}+"
-            r"|glpat-[\w-]{20,60}+|[sr]k_live_[A-Za-z0-9]{16,200}+|npm_[A-Za-z0-9]{36})(?![\w-])"
+            r"(?:(?<=AccountKey=)[A-Za-z0-9+/]{86}==|(?<=AccessKey=)[A-Za-z0-9+/]{43}="
+            r"|(?<=[?&]sig=)[A-Za-z0-9%+/]{40,64}(?:%3D|=))(?![\w=])"
         ),
-        needs=_PREFIXES,
     ),
-    _Detector(
+    Detector(
+        "github_token",
+        "runs",
+        re.compile(r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{36,255}+|github_pat_\w{22,255}+)(?!\w)"),
+    ),
+    Detector(
+        "gitlab_token",
+        "runs",
+        re.compile(r"(?<![A-Za-z0-9])gl(?:pat|rt|dt|ptt|cbt|oas|soat|agent|imt|ft|ffct)-[\w-]{20,80}+(?![\w-])"),
+    ),
+    Detector(
+        "slack_token",
+        "runs",
+        re.compile(
+            r"(?<![A-Za-z0-9])(?:xox[a-z]-[A-Za-z0-9-]{10,250}+|xapp-[0-9]-[A-Za-z0-9-]{10,250}+)(?!\w)"
+            r"|(?<=hooks\.slack\.com/services/)[A-Z0-9]{6,16}/[A-Z0-9]{6,16}/[A-Za-z0-9]{16,40}"
+        ),
+    ),
+    Detector("api_key", "runs", re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_API_KEYS)})(?![\w-])")),
+    Detector(
+        "authorization",
+        "words",
+        re.compile(
+            r"(?<![\w-])(?P<header>(?:proxy-)?authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?)?"
+            r"(?P<scheme>(?:bearer|basic|token|apikey|digest)\s{1,4})(?P<value>[\w.~+/=-]{6,4096}+)",
+            re.IGNORECASE,
+        ),
+        _authorization,
+    ),
+    Detector(
+        "url_credentials",
+        "at",
+        re.compile(r"(?<=://)[^\s/:@<>\"']{0,128}+:[^\s/@<>\"']{1,256}+(?=@)"),
+    ),
+    Detector(
         "email",
+        "at",
         re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}+@(?:[\w-]{1,63}+\.){1,8}[A-Za-z]{2,24}(?![\w-])"),
-        needs=("@",),
     ),
-    _Detector("iban", re.compile(r"(?<![A-Za-z0-9])(?=([A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}+))"), _iban),
-    _Detector("credit_card", re.compile(r"(?<![\w.])(?=([2-6](?:[ -]?[0-9]){12,18}+))"), _card),
-    _Detector(
+    Detector("iban", "digits", re.compile(r"(?<![A-Za-z0-9])(?=([A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}+))"), _iban),
+    Detector("credit_card", "digits", re.compile(r"(?<![\w.])(?=([2-6](?:[ -]?[0-9]){12,18}+))"), _card),
+    Detector(
         "ssn",
+        "digits",
         re.compile(r"(?<![\w-])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![\w-])"),
     ),
-    _Detector(
+    Detector(
         "ip",
+        "colons",
         re.compile(
             r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}"
             r"(?:(?<=:)(?:[0-9]{1,3}\.){3}[0-9]{1,3})?(?!\.?[\w:])"
         ),
         _address,
-        needs=(":",),
     ),
-    _Detector("ip", re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\.?\w)"), _address),
-    _Detector(
+    Detector("ip", "dots", re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\.?\w)"), _address),
+    Detector(
         "secret",
+        "words",
         re.compile(
-            r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|credential)"
-            r"[\w-]{0,32}+[\"']?\s{0,4}(?::=|=>|[:=])\s{0,4}[\"']?(?P<value>[\w+/=!@#$%^&*.~-]{8,256}+)(?![\w+/=!@#$%^&*.~-])",
+            _SENSITIVE + r"[\w-]{0,32}+[\"']?\s{0,4}(?::=|=>|[:=])\s{0,4}[\"']?"
+            rf"(?P<value>{_VALUE}{{8,256}}+)(?!{_VALUE})",
             re.IGNORECASE,
         ),
         _assigned,
-        needs=("=", ":"),
     ),
-    _Detector(
+    Detector(
         "phone",
+        "digits",
         re.compile(
             r"(?<![\w.+/-])(?:\+[0-9]{1,3}(?:[ .()/-]{0,2}[0-9]){6,13}"
             r"|\(?[2-9][0-9]{2}\)?[ .-]{1,2}[0-9]{3}[ .-][0-9]{4}"
-            r"|0[0-9]{1,4}[ /-][0-9]{3,4}[ -]?[0-9]{2,5})(?![\w-])"
+            r"|(?<![0-9][ -])(?:\(0[0-9]{1,4}\)|0[0-9]{1,4})[ /-][0-9]{3,4}[ -]?[0-9]{2,5}"
+            r"|(?<![0-9][ -])0[1-9](?:[ .-][0-9]{2}){4})(?![\w-])(?![ -][0-9])"
         ),
         _phone,
     ),
-)  # fmt: skip
+)

@@ -12,8 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import PluginError
-from harness.training.data import presidio
-from harness.training.data.redaction import Span, find, redact
+from harness.redaction import Span, find, presidio, redact
 
 AWS = "AKIA" + "IOSFODNN7EXAMPLE"  # put together, so that scanners of this repository stay calm
 GITHUB = "ghp_" + "aB3" * 12

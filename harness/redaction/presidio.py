@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from harness import plugins
 from harness.errors import PluginError
-from harness.training.data.redaction import Finder, Span
+from harness.redaction import Finder, Span
 
 _LEAST_SCORE = 0.5  # Presidio's confidence, 0 to 1; below are patterns without context, such as any eight digits
 

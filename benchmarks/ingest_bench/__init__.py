@@ -1,0 +1,1 @@
+"""Parts of the ingestion benchmark: payloads, the load generator, and what a killed receiver left."""

@@ -1,0 +1,212 @@
+"""The receiver of production traces: an OTLP server that redacts before it stores, and stores before it answers
+
+One process answers, or several that share a port; another puts the journal into segments, with low priority. All end
+with the process that started them, and none can lose or double a span by being killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from harness.errors import ConfigError, InfrastructureError, PluginError, StorageError
+from harness.plugins import missing_extra
+from harness.traces.receiver._intake import Intake
+from harness.traces.receiver._tokens import Tokens, add_token, read_tokens
+from harness.traces.receiver.app import Limits, build, intake
+from harness.traces.store import Store, StoreOptions
+
+__all__ = ["Limits", "ServeOptions", "Tokens", "add_token", "build", "intake", "read_tokens", "serve"]
+
+PORT = 4318  # OTLP/HTTP's own
+_COMPACT_SECONDS = 1.0
+_GRACE = 30
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Where and how to serve. `grpc_port` starts OTLP/gRPC besides; `presidio` looks for names and places too."""
+
+    store: Path
+    host: str = "127.0.0.1"
+    port: int = PORT
+    token_file: Path | None = None
+    segments: str | None = None
+    workers: int = 1
+    grpc_port: int | None = None
+    presidio: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(options: ServeOptions, started: Callable[[str], None] = lambda _: None) -> None:
+    """Serve until SIGINT or SIGTERM; what was acknowledged is on disk at any time. `started` is told the URL.
+
+    Raises:
+        ConfigError: a host that others can reach without tokens, or an option that makes no sense.
+        StorageError: the store or the tokens cannot be used.
+        PluginError: the extra `traces` (or `traces-grpc`) is not installed.
+        InfrastructureError: the port is taken.
+    """
+    _check(options)
+    _open(options).close()  # whatever is wrong with it is said here, once
+    listener = _listen(options.host, options.port)
+    host, port = listener.getsockname()[:2]
+    context = multiprocessing.get_context("spawn")
+    helpers = [context.Process(target=_compact_until_orphaned, args=(options,), name="compactor")]
+    helpers += [
+        context.Process(target=_serve_until_orphaned, args=(options, listener), name=f"worker-{i}")
+        for i in range(1, options.workers)
+    ]
+    for helper in helpers:
+        helper.start()
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        _run(options, listener, lambda: started(f"http://{shown}:{port}"))
+    finally:
+        _stop(helpers)
+        listener.close()
+
+
+def _check(options: ServeOptions) -> None:
+    if options.token_file is None and not _is_loopback(options.host):
+        raise ConfigError(
+            f"--host {options.host} can be reached by others, so it needs tokens: "
+            "`harness shadow token TENANT --token-file FILE` makes one; pass --token-file FILE"
+        )
+    if options.segments is not None and options.segments.startswith("memory:"):
+        raise ConfigError(f"--segments {options.segments}: memory is not shared with the process that writes segments")
+    if not 1 <= options.workers <= 64:
+        raise ConfigError(f"--workers {options.workers}: 1 to 64")
+    if options.token_file is not None:
+        read_tokens(options.token_file)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it; a name counts only where it cannot be anything else."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _open(options: ServeOptions) -> Store:
+    finders: Sequence[Any] = ()
+    if options.presidio:
+        from harness.redaction import presidio
+
+        finders = (presidio.finder(),)
+    return Store.open(options.store, segments=options.segments, options=StoreOptions(finders=finders))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except (OSError, OverflowError) as error:
+        raise InfrastructureError(f"{host}:{port} cannot be listened on: {error}") from error
+    return listener
+
+
+# ---------------------------------------------------------------- one process each
+
+
+def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise PluginError(missing_extra("the receiver", error)) from error
+    tokens = read_tokens(options.token_file) if options.token_file is not None else None
+    into = intake(_open(options), options.limits)
+    app = build(into, tokens, options.limits)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE,
+        server_header=False, date_header=False, h11_max_incomplete_event_size=2**16,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    with _quiet_signals():
+        if multiprocessing.parent_process() is not None:
+            threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+        with _grpc(options, into, tokens):
+            ready()
+            server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _grpc(options: ServeOptions, into: Intake, tokens: Tokens | None) -> Iterator[None]:
+    """OTLP/gRPC where it is asked for, by the first process alone."""
+    if options.grpc_port is None or multiprocessing.parent_process() is not None:
+        yield
+        return
+    from harness.traces.receiver import _grpc as otlp_grpc
+
+    server, _ = otlp_grpc.start(into, tokens, options.host, options.grpc_port)
+    try:
+        yield
+    finally:
+        server.stop(_GRACE).wait()
+
+
+@contextlib.contextmanager
+def _quiet_signals() -> Iterator[None]:
+    """uvicorn raises the signal that ended it once more when it is done; here it has then done its work."""
+
+    def nothing(number: int, frame: FrameType | None) -> None:
+        pass
+
+    before = {number: signal.signal(number, nothing) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_with_parent(server: Any) -> None:
+    _wait_for_parent(None)
+    server.should_exit = True
+
+
+def _wait_for_parent(seconds: float | None) -> bool:
+    """Whether the process that started this one has ended (within so many seconds)."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and bool(wait([parent.sentinel], seconds))
+
+
+def _serve_until_orphaned(options: ServeOptions, listener: socket.socket) -> None:
+    _run(options, listener)
+
+
+def _compact_until_orphaned(options: ServeOptions) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the parent stops this process when it is done
+    os.nice(19)
+    store = Store.open(options.store, segments=options.segments)
+    while not _wait_for_parent(_COMPACT_SECONDS):
+        with contextlib.suppress(
+            StorageError
+        ):  # a full disk, a busy catalogue: the journal keeps it until the next time
+            store.compact()
+    store.close()
+
+
+def _stop(helpers: Sequence[SpawnProcess]) -> None:
+    for helper in helpers:
+        helper.terminate()
+    for helper in helpers:
+        helper.join(_GRACE)
+        if helper.is_alive():
+            helper.kill()

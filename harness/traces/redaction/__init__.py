@@ -1,0 +1,283 @@
+"""Redaction of telemetry before it reaches a disk: every text of a span or log record, in place, or not stored at all
+
+What is found is replaced by a placeholder that is the same for the same value of one tenant, so that several turns,
+and several models, are seen to speak of one thing. Names of attributes are kept; their values, events, links, status,
+span names, log bodies, resources and scopes are redacted. Users' ids become pseudonyms, also where they stand in the
+texts of the same span. A span whose redaction fails, or exceeds its bounds, is removed and counted by its reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from harness.redaction import Finder
+from harness.traces.redaction._fields import role
+from harness.traces.redaction._pseudonyms import Pseudonyms, is_pseudonym, store_key
+from harness.traces.redaction._texts import Texts, TooDeep, TooSlow, may_be_card
+
+__all__ = ["Bounds", "Pseudonyms", "Redactor", "Unredacted", "is_pseudonym", "store_key"]
+
+Unredacted = Literal["redaction-too-large", "redaction-too-slow", "redaction-too-deep", "redaction-failed"]
+"""Why a record could not be redacted and was not stored."""
+
+_CHUNK = 2**20  # characters searched as one
+_DISTINCT = re.compile("[0-9@]")
+_FIELDS = ("name", "trace_state", "event_name", "severity_text", "schema_url", "version", "message")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one record may take: characters of its texts, levels of its values, values, seconds of redaction."""
+
+    characters: int = 2**20
+    depth: int = 32
+    values: int = 8192
+    seconds: float = 0.5
+
+
+class Redactor:
+    """Redacts the OTLP messages of one tenant.
+
+    `finders` look at every text besides the patterns (`harness.redaction.presidio.finder()`); they are slow.
+    """
+
+    def __init__(self, names: Pseudonyms, bounds: Bounds | None = None, finders: Sequence[Finder] = ()) -> None:
+        self.names = names
+        self._bounds, self._finders = bounds or Bounds(), finders
+
+    def traces(self, message: Any) -> Counter[Unredacted]:
+        """Redact an ExportTraceServiceRequest in place; what is removed is counted."""
+        message.DiscardUnknownFields()  # what a later version added is in no place that is looked at
+        return self._groups(message.resource_spans, "scope_spans", "spans")
+
+    def logs(self, message: Any) -> Counter[Unredacted]:
+        """Redact an ExportLogsServiceRequest in place; what is removed is counted."""
+        message.DiscardUnknownFields()
+        return self._groups(message.resource_logs, "scope_logs", "log_records")
+
+    def _groups(self, groups: Any, scopes: str, records: str) -> Counter[Unredacted]:
+        gathered: list[_Record] = []
+        holders: list[tuple[Any, Sequence[tuple[_Record, ...]]]] = []
+        for group in groups:
+            group.resource.ClearField("entity_refs")  # ids and schemas of a resource once more, in a form nobody reads
+            resource = self._gathered(group.resource, group)
+            gathered.append(resource)
+            for scoped in getattr(group, scopes):
+                scope = self._gathered(scoped.scope, scoped)
+                inside = getattr(scoped, records)
+                items = [(self._gathered(item), resource, scope) for item in inside]
+                gathered += [scope, *(item[0] for item in items)]
+                holders.append((inside, items))
+        self._redact(gathered)
+        counts = _removed(holders)
+        _prune(groups, scopes, records)
+        return counts
+
+    def _gathered(self, *messages: Any) -> _Record:
+        record = _Record(self.names, self._bounds)
+        record.run(partial(record.gather, *messages))
+        return record
+
+    def _redact(self, records: Sequence[_Record]) -> None:
+        for chunk in _chunks([r for r in records if r.unredacted is None and r.texts]):
+            try:
+                suspects = self._suspects(chunk)
+            except Exception:
+                suspects = [None] * len(chunk)
+            for record, chosen in zip(chunk, suspects, strict=True):
+                if chosen is None or chosen or record.named or record.users:
+                    record.run(partial(self._one, record, chosen))
+
+    def _suspects(self, chunk: Sequence[_Record]) -> list[set[int] | None]:
+        texts = [text for record in chunk for text in record.texts]
+        chosen = Texts(self.names, self._bounds.seconds, self._finders).suspects(texts)
+        split: list[set[int] | None] = []
+        start = 0
+        for record in chunk:
+            end = start + len(record.texts)
+            split.append({i - start for i in chosen if start <= i < end} if chosen else set())
+            start = end
+        return split
+
+    def _one(self, record: _Record, chosen: set[int] | None) -> None:
+        if chosen is not None and not chosen and not record.named and not record.mentions_users():
+            return
+        texts = Texts(self.names, self._bounds.seconds, self._finders, frozenset(record.users))
+        if chosen is None:
+            chosen = texts.suspects(record.texts)
+        for index in chosen | record.named | texts.mentions(record.texts):
+            record.put(index, texts.redacted(record.texts[index], record.slots[index][2]))
+
+
+@dataclass(slots=True)
+class _Record:
+    """One span, log record, resource or scope: its texts and where each is from."""
+
+    names: Pseudonyms
+    bounds: Bounds
+    texts: list[str] = field(default_factory=list)
+    slots: list[tuple[Any, str, str]] = field(default_factory=list)
+    """(message, its field, the attribute's name) of each text."""
+    named: set[int] = field(default_factory=set)
+    """Texts that have to be looked at for their attribute's name."""
+    users: set[str] = field(default_factory=set)
+    size: int = 0
+    unredacted: Unredacted | None = None
+
+    def run(self, step: Callable[[], object]) -> None:
+        """Take a step; whatever goes wrong in it makes the record one that is not stored."""
+        try:
+            step()
+        except TooDeep:
+            self.unredacted = "redaction-too-deep"
+        except TooSlow:
+            self.unredacted = "redaction-too-slow"
+        except _TooLarge:
+            self.unredacted = "redaction-too-large"
+        except Exception:
+            self.unredacted = "redaction-failed"
+
+    def gather(self, *messages: Any) -> None:
+        """Every text of messages; ids of users are replaced on the way."""
+        for message in messages:
+            self._gather(message)
+
+    def _gather(self, message: Any) -> None:
+        fields = message.DESCRIPTOR.fields_by_name
+        for name in _fields_of(message.DESCRIPTOR):
+            self.text(message, name)
+        if "attributes" in fields:
+            self._pairs(message.attributes)
+        if "body" in fields:
+            self._value(message.body, "", self.bounds.depth)
+        if "status" in fields and message.HasField("status"):
+            self.text(message.status, "message")
+        for inner in (*getattr(message, "events", ()), *getattr(message, "links", ())):
+            self._gather(inner)
+
+    def text(self, message: Any, name: str, attribute: str = "") -> None:
+        """Note a text."""
+        value = getattr(message, name)
+        if value:
+            text = value if isinstance(value, str) else value.decode("latin-1")
+            self.size += len(text)
+            if self.size > self.bounds.characters or len(self.texts) >= self.bounds.values:
+                raise _TooLarge
+            if attribute and role(attribute) != "text":
+                self.named.add(len(self.texts))
+            self.texts.append(text)
+            self.slots.append((message, name, attribute))
+
+    def mentions_users(self) -> bool:
+        """Whether an id of its users stands in one of its texts."""
+        return any(user in text for user in self.users for text in self.texts)
+
+    def put(self, index: int, new: str) -> None:
+        """Write a text back if it differs."""
+        if new != self.texts[index]:
+            message, name, _ = self.slots[index]
+            setattr(message, name, new.encode("latin-1", "replace") if name == "bytes_value" else new)
+
+    def _pairs(self, pairs: Any) -> None:
+        if len(pairs) > self.bounds.values:
+            raise _TooLarge
+        for pair in pairs:
+            key, value = pair.key, pair.value
+            if role(key) == "user":
+                self._user(value)
+            elif value.WhichOneof("value") == "string_value":
+                self.text(value, "string_value", key)
+            else:
+                self._value(value, key, self.bounds.depth)
+
+    def _user(self, value: Any) -> None:
+        kind = value.WhichOneof("value")
+        user = str(getattr(value, kind)) if kind else ""
+        if user:
+            if len(user) >= 6 and _DISTINCT.search(user) and not user.startswith("<USER_"):
+                self.users.add(user)
+            value.string_value = self.names.user(user)
+
+    def _value(self, value: Any, attribute: str, depth: int) -> None:
+        kind = value.WhichOneof("value")
+        if kind in ("string_value", "bytes_value"):
+            self.text(value, kind, attribute)
+        elif kind in ("array_value", "kvlist_value"):
+            self._values(getattr(value, kind).values, attribute, depth, pairs=kind == "kvlist_value")
+        elif kind == "int_value":
+            self._number(value, str(value.int_value))
+
+    def _values(self, values: Any, attribute: str, depth: int, *, pairs: bool) -> None:
+        if depth == 0:
+            raise TooDeep
+        if len(values) > self.bounds.values:
+            raise _TooLarge
+        for item in values:
+            if not pairs:
+                self._value(item, attribute, depth - 1)
+            elif role(attribute) == "settings" and role(item.key) == "user":
+                self._user(item.value)
+            else:
+                self.text(item, "key")
+                self._value(item.value, item.key, depth - 1)
+
+    def _number(self, value: Any, digits: str) -> None:
+        """A card's number may be a number; it becomes a text, which the others need not be."""
+        if may_be_card(digits):
+            redacted = Texts(self.names, self.bounds.seconds).redacted(digits)
+            if redacted != digits:
+                value.string_value = redacted
+
+
+class _TooLarge(Exception):
+    """A record holds more than is redacted."""
+
+
+_KNOWN: dict[str, tuple[str, ...]] = {}
+
+
+def _fields_of(descriptor: Any) -> tuple[str, ...]:
+    if descriptor.full_name not in _KNOWN:
+        _KNOWN[descriptor.full_name] = tuple(name for name in _FIELDS if name in descriptor.fields_by_name)
+    return _KNOWN[descriptor.full_name]
+
+
+def _chunks(records: Sequence[_Record]) -> Iterator[list[_Record]]:
+    chunk: list[_Record] = []
+    size = 0
+    for record in records:
+        chunk.append(record)
+        size += record.size
+        if size >= _CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _removed(holders: Sequence[tuple[Any, Sequence[tuple[_Record, ...]]]]) -> Counter[Unredacted]:
+    """Take out what was not redacted, or belongs to a resource or scope that was not."""
+    counts: Counter[Unredacted] = Counter()
+    for inside, items in holders:
+        for index in range(len(items) - 1, -1, -1):
+            reason = next((r.unredacted for r in items[index] if r.unredacted is not None), None)
+            if reason is not None:
+                del inside[index]
+                counts[reason] += 1
+    return counts
+
+
+def _prune(groups: Any, scopes: str, records: str) -> None:
+    """Take out scopes and resources that hold no record (any more): theirs may be what was not redacted."""
+    for place in range(len(groups) - 1, -1, -1):
+        inside = getattr(groups[place], scopes)
+        for index in range(len(inside) - 1, -1, -1):
+            if not getattr(inside[index], records):
+                del inside[index]
+        if not inside:
+            del groups[place]
