@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from harness.errors import ConfigError
+from harness.judging.bias import agreement
 from harness.judging.criteria import by_criterion
 from harness.judging.kinds import JudgeContext
-from harness.judging.kinds.jury import Jury, Options, agreement, build
+from harness.judging.kinds.jury import Jury, Options, build
 from harness.judging.records import Case, Judgement, PairCase, Usage
 from harness.records import Sample
 

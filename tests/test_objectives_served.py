@@ -309,7 +309,7 @@ class TestLabels:
 
     def test_a_served_judge_labels_conversations(self, server: Server, tmp_path: Path) -> None:
         def reply(messages: Messages) -> str:
-            first = messages[-1]["content"].partition("begin output A")[2].partition("--- end ")[0]
+            first = messages[-1]["content"].partition("begin answer A")[2].partition("--- end ")[0]
             return json.dumps({"reason": "r", "better": "A" if "good" in first else "B"})
 
         server.answer = reply
@@ -325,7 +325,7 @@ class TestLabels:
 @pytest.mark.slow
 def test_a_judge_can_be_the_reward_of_a_training(server: Server, tiny: TinyModels, tmp_path: Path) -> None:
     def reply(messages: Messages) -> str:
-        answer = messages[-1]["content"].partition("begin output ")[2].partition("--- end output")[0]
+        answer = messages[-1]["content"].partition("begin answer ")[2].partition("--- end answer")[0]
         return json.dumps({"reason": "r", "score": len(answer) % 5})
 
     server.answer = reply

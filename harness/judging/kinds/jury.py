@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean, median
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.errors import ConfigError
@@ -27,7 +26,6 @@ from harness.judging.kinds import JudgeContext, _pairs, judged_by, remarks
 from harness.judging.records import Case, Judge, Judgement, PairCase
 from harness.judging.rubric import Rubric
 from harness.records import content_hash
-from harness.statistics.agreement import krippendorff_alpha
 
 Rule = Literal["majority", "median", "mean"]
 
@@ -165,27 +163,6 @@ class Jury:
     def _rules(self) -> dict[str, Any]:
         kept = {"rule", "escalate", "tolerance"}
         return {**self._options.model_dump(include=kept), "quorum": None if self._options.escalate else self._quorum}
-
-
-def agreement(judgements: Sequence[Judgement], *, pairwise: bool) -> float | None:
-    """Krippendorff's α of a jury's jurors over its judgements: ordinal for a pair, interval for levels of a scale.
-
-    A juror that gave no value has no rating. None where no two jurors rated the same case, or nobody ever differed and
-    nothing varied, so that chance agreement cannot be told. Where the last judge was asked only on disagreement its
-    ratings are of the hard cases, and α of all jurors is lower than it would be on every case.
-    """
-    rows = [judgement.details["jurors"] for judgement in judgements if "jurors" in judgement.details]
-    if not rows:
-        return None
-    ratings = np.full((max(map(len, rows)), len(rows)), np.nan)
-    for case, jurors in enumerate(rows):
-        for rater, juror in enumerate(jurors):
-            if juror["value"] is not None:
-                ratings[rater, case] = juror["value"]
-    if not (np.isfinite(ratings).sum(axis=0) >= 2).any():
-        return None
-    alpha = krippendorff_alpha(ratings, level="ordinal" if pairwise else "interval")
-    return None if alpha is None or not np.isfinite(alpha) else float(alpha)
 
 
 def _agreed(votes: Sequence[Judgement]) -> Judgement:
