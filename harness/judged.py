@@ -10,6 +10,7 @@ from operator import add
 from typing import Any
 
 from harness import runs
+from harness.judging.agreement import agreement
 from harness.judging.bias import position_bias, verbosity_bias
 from harness.judging.records import Judgement, Usage
 from harness.judging.suspicion import suspicious
@@ -51,6 +52,7 @@ def _facts(
     changes = [_change(entry, metric) for entry in entries]
     known = [change for change in changes if change is not None]
     pairs = [judgement for entry in entries for judgement in _said(entry, metric, "pair")]
+    sides = [judgement for arm in _ARMS for entry in entries for judgement in _said(entry, metric, arm)]
     lengths = [_length(entry.candidate) - _length(entry.baseline) for entry in entries]
     return JudgeFacts(
         suite=suite,
@@ -65,6 +67,7 @@ def _facts(
         usage=asdict(reduce(add, (_usage(entry, metric) for entry in [*entries, *tried]), Usage())),
         position=position_bias(pairs).as_json() if pairs else None,
         verbosity=verbosity_bias(changes, lengths).as_json(),
+        agreement=agreement(pairs or sides, pairwise=bool(pairs)),
         resisted=_resisted(tried),
         suspicious={arm: sum(_suspicious(getattr(entry, arm)) for entry in entries) for arm in _ARMS},
     )

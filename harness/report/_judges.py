@@ -8,6 +8,9 @@ from typing import Any
 
 from harness.report._text import one_line
 
+_LOW = 0.667
+"""Below this α not even tentative conclusions are drawn from raters (Krippendorff 2004, section 11.4.2)."""
+
 INTRO = (
     "What the verdict owes to judges, and what speaks for and against each of them. A judge's failure is never a "
     "score; pairs with the same output were not shown to it."
@@ -27,7 +30,8 @@ class JudgeFacts:
 
     `description` comes from the manifest, `calibration` from the check of that name; `failures` counts sides by kind;
     `usage`, `position` and `verbosity` are those of `harness.judging` as JSON; `resisted` holds for each arm how many
-    canaries the judge resisted, of how many; `moved` counts the pairs to which it gave a difference, (lost, won).
+    canaries the judge resisted, of how many; `moved` counts the pairs to which it gave a difference, (lost, won);
+    `agreement` is Krippendorff's α of a jury's judges.
     """
 
     suite: str
@@ -42,6 +46,7 @@ class JudgeFacts:
     usage: Mapping[str, Any]
     position: Mapping[str, Any] | None = None
     verbosity: Mapping[str, Any] | None = None
+    agreement: float | None = None
     resisted: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     suspicious: Mapping[str, int] = field(default_factory=dict)
 
@@ -76,6 +81,8 @@ def _lines(judge: JudgeFacts) -> Iterator[tuple[str, str, bool]]:
         yield "Position bias", _position(judge.position), _leans(judge.position)
     if judge.verbosity and judge.verbosity.get("decided"):
         yield "Longer answer wins", _verbosity(judge.verbosity), False
+    if judge.agreement is not None:
+        yield "Agreement of the jury", f"α {judge.agreement:.2f} (Krippendorff)", judge.agreement < _LOW
     if judge.resisted:
         yield "Canaries resisted", _canaries(judge.resisted), _unequal(judge.resisted)
     if any(judge.suspicious.values()):
