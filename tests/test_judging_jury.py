@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from harness.errors import ConfigError
-from harness.judging.agreement import agreement
+from harness.judging.bias import agreement
 from harness.judging.criteria import by_criterion
 from harness.judging.kinds import JudgeContext
 from harness.judging.kinds.jury import Jury, Options, build

@@ -8,9 +8,6 @@ from typing import Any
 
 from harness.report._text import one_line
 
-_LOW = 0.667
-"""Below this α not even tentative conclusions are drawn from raters (Krippendorff 2004, section 11.4.2)."""
-
 INTRO = (
     "What the verdict owes to judges, and what speaks for and against each of them. A judge's failure is never a "
     "score; pairs with the same output were not shown to it."
@@ -24,14 +21,16 @@ NOTES = (
 )
 
 
+_TOLERABLE = 2 / 3  # Krippendorff 2004, p. 241: below it not even tentative conclusions
+
+
 @dataclass(frozen=True, slots=True)
 class JudgeFacts:
     """One judge suite of a run.
 
     `description` comes from the manifest, `calibration` from the check of that name; `failures` counts sides by kind;
     `usage`, `position` and `verbosity` are those of `harness.judging` as JSON; `resisted` holds for each arm how many
-    canaries the judge resisted, of how many; `moved` counts the pairs to which it gave a difference, (lost, won);
-    `agreement` is Krippendorff's α of a jury's judges.
+    canaries the judge resisted, of how many; `moved` counts the pairs to which it gave a difference, (lost, won).
     """
 
     suite: str
@@ -82,7 +81,7 @@ def _lines(judge: JudgeFacts) -> Iterator[tuple[str, str, bool]]:
     if judge.verbosity and judge.verbosity.get("decided"):
         yield "Longer answer wins", _verbosity(judge.verbosity), False
     if judge.agreement is not None:
-        yield "Agreement of the jury", f"α {judge.agreement:.2f} (Krippendorff)", judge.agreement < _LOW
+        yield "Agreement of the jurors", f"Krippendorff's α {judge.agreement:.2f}", judge.agreement < _TOLERABLE
     if judge.resisted:
         yield "Canaries resisted", _canaries(judge.resisted), _unequal(judge.resisted)
     if any(judge.suspicious.values()):

@@ -195,7 +195,10 @@ class JudgeSuite(Plain):
         graded = [[next(said) for _ in side] for side in sides]
         self.count([judgement for side in graded for judgement in side])
         both = zip(graded[::2], graded[1::2], strict=True)
-        return [ScorePair(_mean(b), _mean(c), _details(baseline=b, candidate=c)) for b, c in both]
+        return [
+            ScorePair(_mean(b), _mean(c), _details(pair.sample, baseline=b, candidate=c))
+            for pair, (b, c) in zip(pairs, both, strict=True)
+        ]
 
     def _compare(self, pairs: Sequence[AnsweredPair]) -> list[ScorePair]:
         turns = [
@@ -208,7 +211,7 @@ class JudgeSuite(Plain):
         said = iter(self.judge.compare([pair for turn in turns for pair in turn]))
         compared = [[next(said) for _ in turn] for turn in turns]
         self.count([judgement for turn in compared for judgement in turn])
-        return [_won(judgements) for judgements in compared]
+        return [_won(pair.sample, judgements) for pair, judgements in zip(pairs, compared, strict=True)]
 
     def _standing(self) -> Check:
         """Whether the judge has earned what its guards want of it."""
@@ -272,19 +275,21 @@ def _mean(judgements: Sequence[Judgement]) -> Score:
     return Score("scored", sum(values) / len(values), _clipped(" / ".join(j.reason for j in judgements)))
 
 
-def _won(judgements: Sequence[Judgement]) -> ScorePair:
+def _won(sample: Sample, judgements: Sequence[Judgement]) -> ScorePair:
     both = _mean(judgements)
-    details = _details(pair=judgements)
+    details = _details(sample, pair=judgements)
     if both.value is None:
         return ScorePair(both, both, details)
     baseline, candidate = (Score("scored", (1 + sign * both.value) / 2, both.reason) for sign in (-1, 1))
     return ScorePair(baseline, candidate, details)
 
 
-def _details(**said: Sequence[Judgement]) -> dict[str, Any]:
-    """What the journal keeps of how a score came about: every judgement of it, and what they used together."""
+def _details(sample: Sample, **said: Sequence[Judgement]) -> dict[str, Any]:
+    """What the journal keeps of how a score came about: every judgement, what they used together, and the turns."""
     used = reduce(add, (j.usage for each in said.values() for j in each), Usage())
-    return {"usage": asdict(used), **{name: [_as_json(j) for j in each] for name, each in said.items()}}
+    asked = _questions.turns(sample)
+    turns = {"turns": list(asked)} if len(asked) > 1 else {}
+    return {"usage": asdict(used), **turns, **{name: [_as_json(j) for j in each] for name, each in said.items()}}
 
 
 def _as_json(judgement: Judgement) -> dict[str, Any]:
