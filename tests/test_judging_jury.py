@@ -161,6 +161,8 @@ def test_no_agreement_is_told_where_no_two_judges_spoke() -> None:
     made, _ = jury([[1, "failed"], ["failed", 2]])
     assert agreement(made.grade(cases(2)), pairwise=False) is None
     assert agreement([Judgement("scored", 1.0)], pairwise=False) is None
+    alike, _ = jury([[1, 1], [1, 1]])
+    assert agreement(alike.grade(cases(2)), pairwise=False) is None
 
 
 def test_a_jury_is_another_judge_by_its_rule_and_its_judges() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,22 @@ def test_a_judge_that_prefers_a_place_gives_ties_and_its_bias_is_told(tmp_path: 
 
 
 FAULTS = {"429": 0.06, "500": 0.06, "hang": 0.02, "cut": 0.06, "prose": 0.05, "garbage": 0.05}
+
+
+@pytest.mark.parametrize("judge", ["worth", "better"])
+def test_a_jury_decides_by_its_majority_and_its_agreement_is_told(tmp_path: Path, judge: str) -> None:
+    def stubborn(messages: Sequence[Mapping[str, str]]) -> str:
+        verdict = {"score": 3} if judge == "worth" else {"better": "tie"}
+        return json.dumps({"reason": "all alike", **verdict})
+
+    with LoopbackModel(honest) as one, LoopbackModel(honest) as two, LoopbackModel(stubborn) as three:
+        jurors = [{"model": "openai/m", "api_base": s.base, "retries": 0} for s in (one, two, three)]
+        path = project(tmp_path, one.base, worse=range(40), judge=judge, by={"kind": "jury", "judges": jurors})
+        result = gate(path)
+    assert result.verdict.verdict == "block"
+    page = markdown.build(markdown.Options()).render(read_run(result.path))
+    assert re.search(r"Agreement of the jurors.*Krippendorff's α -?0\.\d\d", page)
+    assert f"{judge} 1 · jury" in page
 
 
 def test_faults_in_three_replies_of_ten_turn_no_failure_into_a_score(tmp_path: Path) -> None:

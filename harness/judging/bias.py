@@ -105,8 +105,8 @@ def verbosity_bias(differences: Sequence[float | None], lengths: Sequence[int]) 
 def agreement(judgements: Sequence[Judgement], *, pairwise: bool) -> float | None:
     """Krippendorff's α of a jury's jurors over its judgements: ordinal for a pair, interval for levels of a scale.
 
-    A juror that gave no value has no rating. None where no two jurors rated the same case, or nobody ever differed and
-    nothing varied, so that chance agreement cannot be told. Where the last judge was asked only on disagreement its
+    A juror that gave no value has no rating. None where no two jurors rated the same case, or where nothing varied
+    at all, so that chance agreement cannot be told. Where the last judge was asked only on disagreement its
     ratings are of the hard cases, and α of all jurors is lower than it would be on every case.
     """
     rows = [judgement.details["jurors"] for judgement in judgements if "jurors" in judgement.details]
@@ -117,10 +117,10 @@ def agreement(judgements: Sequence[Judgement], *, pairwise: bool) -> float | Non
         for rater, juror in enumerate(jurors):
             if juror["value"] is not None:
                 ratings[rater, case] = juror["value"]
-    if not (np.isfinite(ratings).sum(axis=0) >= 2).any():
+    rated = ratings[:, np.isfinite(ratings).sum(axis=0) >= 2]
+    if len(np.unique(rated[np.isfinite(rated)])) < 2:
         return None
-    alpha = krippendorff_alpha(ratings, level="ordinal" if pairwise else "interval")
-    return None if alpha is None or not np.isfinite(alpha) else float(alpha)
+    return float(krippendorff_alpha(rated, level="ordinal" if pairwise else "interval"))
 
 
 def binomial_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Interval | None:

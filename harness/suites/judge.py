@@ -24,7 +24,7 @@ from harness import assets
 from harness.goldens import Generation
 from harness.judging.building import JudgeSection, build_judge
 from harness.judging.calibration import look_up_standing
-from harness.judging.families import warning
+from harness.judging.families import models_of, warning
 from harness.judging.kinds import JudgeContext, remarks
 from harness.judging.records import Case, Judge, Judgement, PairCase, Usage
 from harness.judging.rubric import Rubric, load_rubric, require
@@ -139,8 +139,8 @@ class JudgeSuite(Plain):
     def describe(self) -> dict[str, Any]:
         """Who judges by what, and a family that it shares. Not its calibration, which may come after the run."""
         judge = self.judge.describe()
-        alike = (warning(str(judge.get("model", "")), name, self._context.folder) for name in self._context.candidates)
-        said = next(filter(None, alike), "")
+        pairs = ((model, name) for model in models_of(judge) for name in self._context.candidates)
+        said = next(filter(None, (warning(*pair, self._context.folder) for pair in pairs)), "")
         return {"judge": judge, "asked": self.questions.reference, **({"warning": said} if said else {})}
 
     def remarks(self) -> Sequence[str]:

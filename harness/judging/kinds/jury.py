@@ -81,7 +81,7 @@ class Jury:
 
     def __init__(self, options: Options, rubric: Rubric, jurors: Sequence[Judge]) -> None:
         """Take the jurors over: `close` closes them."""
-        self._options, self._jurors = options, list(jurors)
+        self._options, self._rubric, self._jurors = options, rubric, list(jurors)
         self._quorum = options.quorum or len(jurors) // 2 + 1
         self.name = f"jury of {len(jurors)}"
         self.bounds = rubric.bounds
@@ -98,7 +98,9 @@ class Jury:
 
     def describe(self) -> dict[str, Any]:
         """See `Judge.describe`."""
-        return judged_by(self, kind="jury", judges=[juror.describe() for juror in self._jurors], **self._rules())
+        return judged_by(
+            self, self._rubric, kind="jury", judges=[juror.describe() for juror in self._jurors], **self._rules()
+        )
 
     def remarks(self) -> list[str]:
         """What the jurors have to tell."""
@@ -152,7 +154,7 @@ class Jury:
     def _joined(self, votes: Sequence[Judgement], decided: Judgement) -> Judgement:
         jurors = [
             {
-                "judge": juror.name, "state": vote.state, "value": vote.value, "reason": vote.reason,
+                "judge": juror.name, "state": vote.state, "value": vote.value, "reason": _pairs.kept(vote.reason),
                 "failure": vote.failure, "details": dict(vote.details),
             }
             for juror, vote in zip(self._jurors, votes, strict=False)  # the last may not have been asked
