@@ -49,7 +49,7 @@ _SHOWN = 600  # characters of a judge's reason that the journal keeps
 
 
 class Spending(BaseModel):
-    """What a suite's judge may use, over all runs that share its memory of judgements."""
+    """What a suite's judge may use in one command; what is remembered from before costs nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
