@@ -6,7 +6,7 @@ for a tie or where the orders disagree. Where both subjects said the same nothin
 
 What a judge could not say is a failed score, or an abstained one, and takes the pair out. Where the judge cannot be
 asked at all (its server is down, its key refused) the chunk is left out of the journal, so that the same command asks
-again; where the budget is spent the verdict is HOLD, and a larger budget goes on.
+again; where the budget is spent the verdict is HOLD, and the same command goes on.
 """
 
 from __future__ import annotations
