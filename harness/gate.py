@@ -21,6 +21,7 @@ from harness.execution.parts import NO_VERDICT, part_of, refuse_empty
 from harness.labelled import with_labels
 from harness.progress import Observer
 from harness.records import Check, Evidence, Guard, Verdict, content_hash
+from harness.registry import reference
 from harness.subjects import Subject, SubjectContext
 from harness.suites import Suite, SuiteContext
 
@@ -243,12 +244,13 @@ def _names_of(section: SubjectSection) -> tuple[str, ...]:
 def build_subject(loaded: LoadedConfig, arm: Arm, context: SubjectContext) -> Subject:
     """One arm's subject, by its plugin."""
     section: SubjectSection = getattr(loaded.gate, arm)
+    _, promoted = _given(loaded, arm)
     try:
         subject: Subject = plugins.load("subjects", section.kind).build(subject_options(loaded, arm), context)
     except ImportError as error:
         what = f"subject kind {section.kind!r}"
         raise ConfigError(f"{loaded.where(arm)}: {plugins.missing_extra(what, error)}") from error
-    subject.name = section.name or subject.name
+    subject.name = section.name or promoted or subject.name
     return subject
 
 
@@ -259,7 +261,14 @@ def subject_options(loaded: LoadedConfig, arm: Arm) -> BaseModel:
         UsageError: there is no such kind of subject or option, or a file that it names is not there.
     """
     section: SubjectSection = getattr(loaded.gate, arm)
-    return plugins.options("subjects", section.kind, section.options, where=loaded.where(arm), folder=loaded.folder)
+    options, _ = _given(loaded, arm)
+    return plugins.options("subjects", section.kind, options, where=loaded.where(arm), folder=loaded.folder)
+
+
+def _given(loaded: LoadedConfig, arm: Arm) -> tuple[dict[str, Any], str]:
+    """One arm's options with what `registry:…` stands for now, and what the arm is called for it."""
+    section: SubjectSection = getattr(loaded.gate, arm)
+    return reference.resolve(section.options, loaded.folder, loaded.folder / loaded.gate.cache, loaded.where(arm))
 
 
 def _evaluate(
