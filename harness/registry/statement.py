@@ -12,8 +12,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-import yaml
-
 from harness.errors import RecordError
 from harness.records import Comparison, Decision, Verdict, content_hash
 
@@ -122,6 +120,8 @@ def parse_statement(payload: Any, where: str) -> tuple[dict[str, str], dict[str,
 
 def lock_of(manifest: Mapping[str, Any]) -> bytes:
     """The part of LOCK.yaml that a run rests on: the entries of the golden sets that it asked."""
+    import yaml
+
     sets = {
         said["locked"]["set"]: {"samples": said["locked"]["samples"], "files": said["locked"]["files"]}
         for said in manifest["suites"].values()
