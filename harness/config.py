@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import ConfigError, at, nearest
-from harness.records import Estimand
+from harness.records import Estimand, content_hash
 
 Lines = dict[tuple[str | int, ...], int]
 Model = TypeVar("Model", bound=BaseModel)
@@ -116,6 +116,11 @@ class GateConfig(Section):
     )
     out: str = Field("runs", description="folder that receives the run directories")
     cache: str = Field(".harness-cache", description="folder of the output cache")
+
+    def section_digests(self) -> dict[str, str]:
+        """SHA-256 (hex) of every section that says what is demanded, whichever subjects it is demanded of."""
+        said = self.model_dump(mode="json", exclude={"baseline", "candidate", "out", "cache"})
+        return {key: content_hash(sorted(value) if key == "allow" else value) for key, value in said.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,25 @@ def read_run(path: Path) -> Document:
     Raises:
         StorageError: a file of the run is missing or damaged.
     """
-    manifest = runs.read_json(path / runs.MANIFEST)
-    stored = runs.read_json(path / runs.VERDICT)
-    guards = [Guard(**guard) for guard in manifest["guards"]]
-    checks = [Check(**check) for check in stored["checks"]]
-    stopped = manifest.get("no_verdict", ())
-    evidence = with_labels(runs.read_evidence(path / runs.EVIDENCE), path)
-    verdict = policy.decide(evidence, guards, checks, stopped=stopped)
+    manifest, verdict = decide_again(path)
     return make_document(verdict, manifest, runs.read_entries(path))
+
+
+def decide_again(path: Path) -> tuple[dict[str, Any], Verdict]:
+    """The manifest of a finished run, and the verdict on its stored evidence and labels; `verdict.json` is not asked.
+
+    Raises:
+        StorageError: a file of the run is missing or damaged.
+        DataError: a label is of no pair of the run.
+    """
+    manifest: dict[str, Any] = runs.read_json(path / runs.MANIFEST)
+    ended = runs.read_facts(path).get(runs.ENDED) or {}
+    if not ended:  # a run of a version that did not write this down
+        ended = {"checks": runs.read_json(path / runs.VERDICT)["checks"], "stopped": manifest.get("no_verdict", ())}
+    guards = [Guard(**guard) for guard in manifest["guards"]]
+    checks = [Check(**check) for check in ended["checks"]]
+    evidence = with_labels(runs.read_evidence(path / runs.EVIDENCE), path)
+    return manifest, policy.decide(evidence, guards, checks, stopped=ended["stopped"])
 
 
 def make_document(verdict: Verdict, manifest: Mapping[str, Any], entries: Sequence[runs.Entry]) -> Document:
