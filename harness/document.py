@@ -95,15 +95,15 @@ def _items(entry: runs.Entry, comparisons: Sequence[Comparison]) -> Iterator[Ite
             tags=entry.tags,
             prompt=entry.prompt,
             target=entry.target,
-            baseline_output=_readable(entry.baseline),
-            candidate_output=_readable(entry.candidate),
+            baseline_output=readable(entry.baseline),
+            candidate_output=readable(entry.candidate),
             baseline_score=baseline,
             candidate_score=candidate,
             change=change,
         )
 
 
-def _readable(outputs: Sequence[Output]) -> str:
+def readable(outputs: Sequence[Output]) -> str:
     """Generated text as it is; log-likelihoods as a numbered list with the best one marked."""
     scored = [o.logprob for o in outputs if o.logprob is not None]
     best = max(scored, default=None)

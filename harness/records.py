@@ -421,6 +421,13 @@ class Comparison:
     veto: bool = False
     correction: Correction | None = None
 
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Comparison:
+        """The comparison that `dataclasses.asdict` turned into `said`, after its way through JSON."""
+        pairs = {name: tuple(said[name]) for name in _PAIRS if said.get(name) is not None}
+        correction = said.get("correction")
+        return cls(**{**said, **pairs, "correction": None if correction is None else Correction(**correction)})
+
     @property
     def blocks(self) -> bool:
         """Whether this alone makes the verdict BLOCK."""
@@ -435,6 +442,9 @@ class Comparison:
     def label(self) -> str:
         """`suite/metric` or `suite/metric[slice]`."""
         return f"{self.suite}/{self.metric}" + (f"[{self.slice}]" if self.slice else "")
+
+
+_PAIRS = ("interval", "population_interval", "bounds")  # JSON has no tuples
 
 
 @dataclass(frozen=True, slots=True)

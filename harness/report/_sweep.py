@@ -114,9 +114,9 @@ def _row(trial: TrialRow, page: SweepPage) -> dict[str, Any]:
 
 def _plot(page: SweepPage, drawn: Sequence[TrialRow], layout: Layout) -> dict[str, Any]:
     """Places of everything in one picture: gain to the right, loss downwards, so that better is up and right."""
-    across = _Axis.of([0.0, *(t.gain or 0.0 for t in drawn)], layout.left, layout.right)
+    across = Axis.of([0.0, *(t.gain or 0.0 for t in drawn)], layout.left, layout.right)
     losses = [t.loss or 0.0 for t in drawn]
-    down = _Axis.of([0.0, 1.0, *(min(loss, _CUT) for loss in losses)], _TOP, layout.row - _FOOT)
+    down = Axis.of([0.0, 1.0, *(min(loss, _CUT) for loss in losses)], _TOP, layout.row - _FOOT)
     marks = {t.number: _mark(t, page, across, down) for t in drawn}
     line = [(marks[n].x, marks[n].y) for n in page.front if n in marks]
     return {
@@ -130,7 +130,7 @@ def _plot(page: SweepPage, drawn: Sequence[TrialRow], layout: Layout) -> dict[st
     }  # fmt: skip
 
 
-def _mark(trial: TrialRow, page: SweepPage, across: _Axis, down: _Axis) -> _Mark:
+def _mark(trial: TrialRow, page: SweepPage, across: Axis, down: Axis) -> _Mark:
     loss = trial.loss or 0.0
     said = f"Trial {trial.number}: learned {trial.learned}, forgot {trial.forgotten}, {_WORDS[trial.state]}"
     said += ", recommended" if trial.number == page.chosen else ""
@@ -149,7 +149,7 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class Axis:
     """From a value to a place between `start` and `end`; a little room is left on both sides."""
 
     low: float
@@ -158,10 +158,12 @@ class _Axis:
     end: float
 
     @classmethod
-    def of(cls, values: Sequence[float], start: float, end: float) -> _Axis:
+    def of(cls, values: Sequence[float], start: float, end: float) -> Axis:
+        """The axis on which all `values` lie."""
         low, high = min(values), max(values)
         pad = 0.06 * (high - low) or 1.0
         return cls(low - pad, high + pad, start, end)
 
     def at(self, value: float) -> float:
+        """Where `value` lies, to a tenth of the picture's unit; outside the axis where it is none of its values."""
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)

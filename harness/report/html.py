@@ -89,10 +89,14 @@ class _Page:
         return records
 
 
-def content_security_policy(style: str, script: str) -> str:
-    """A policy under which only this style sheet and this script work, and nothing is fetched."""
+def content_security_policy(style: str, script: str, *, beside: bool = False) -> str:
+    """A policy under which only this style sheet and this script work, and nothing is fetched.
+
+    With `beside`, scripts that lie beside the page may be loaded too.
+    """
+    own = "'self' " if beside else ""
     return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src {own}'{_hash(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
