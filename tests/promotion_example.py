@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,9 +26,11 @@ def make_adapter(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def gated(folder: Path, *, lost: Iterable[int] = (), silent: Iterable[int] = (), seed: int = 0) -> Path:
+def gated(
+    folder: Path, *, lost: Iterable[int] = (), silent: Iterable[int] = (), seed: int = 0, **policy: Any
+) -> Path:
     """The run directory of a gate in `folder`: a PROMOTE, unless the candidate has lost too many answers."""
-    path = scripted_project.project(folder, lost=lost, silent=silent)
+    path = scripted_project.project(folder, lost=lost, silent=silent, **policy)
     make_adapter(folder / "adapter", seed)
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     document["candidate"]["adapter"] = "adapter"

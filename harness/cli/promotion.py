@@ -137,13 +137,16 @@ def verify(
 ) -> int:
     """Verify a promoted adapter, offline: adapter, verdict, evidence, lock, ledger and record. Fails closed.
 
-    With --served URL --model NAME --run RUN: put the run's own prompts to a server and compare the answers.
-    Exit code: 0 verified; 2 usage, or no key to verify with; 3 refused; 4 the server failed.
+    With --served URL --model NAME --run RUN: put the run's own samples to a server, as the gate.yaml at --policy says,
+    and compare the answers with the evaluated ones.
+    Exit code: 0 verified; 1 another form is served; 2 usage, or no key; 3 refused or undecided; 4 the server failed.
     """
     if served is not None:
         if path is not None or model is None or run is None:
             raise ConfigError("--served URL needs --model NAME and --run RUN, and takes no path")
-        return _parity(run, served, model, api_key_env, samples, tolerance, as_json)
+        if samples < 1 or tolerance <= 0:
+            raise ConfigError("--samples must be at least 1, and --tolerance above 0")
+        return _parity(policy or Path("gate.yaml"), run, (served, model, api_key_env), samples, tolerance, as_json)
     if path is None:
         raise ConfigError("say what to verify: a promoted adapter, an alias of a registry, or a registry")
     from harness.registry.keys import trusted_keys
@@ -202,17 +205,19 @@ def _tell(outcome: Outcome, as_json: bool) -> int:
 
 
 def _parity(
-    run: Path, url: str, model: str, key: str | None, samples: int, tolerance: float, as_json: bool
+    gate: Path, run: Path, where: tuple[str, str, str | None], samples: int, tolerance: float, as_json: bool
 ) -> int:
+    from harness.config import load_gate
     from harness.console import print_table
     from harness.parity import Served, compare_served
 
+    served = Served(*where)
     with watching() as observer:
-        found = compare_served(run, Served(url, model, key), samples, tolerance, observer)
+        found = compare_served(load_gate(gate), run, served, samples, tolerance, observer)
     if as_json:
         print_json(found.as_json())
     else:
         rows: list[tuple[Any, ...]] = found.rows()
-        print_table(f"{model} at {url} against {run.name}", ("question", "answer"), rows)
+        print_table(f"{served.model} at {served.url} against {run.name}", ("question", "answer"), rows)
         typer.echo(found.sentence)
     return found.exit_code
