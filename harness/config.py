@@ -101,6 +101,18 @@ class JudgesSection(Section):
     uncalibrated: str = Field("", description="why a judge may be required here without calibration, in words")
 
 
+class WearSection(Section):
+    """What many candidates may take from a set: from its α, and from what it says of things beside its own samples."""
+
+    candidates: int = Field(
+        0, ge=0, description="share α of population guards over so many candidates a set, and then ask for a new one"
+    )
+    disclose: Literal["full", "ladder"] = Field(
+        "full", description="ladder shows outcomes, and a gain only once it beats the best shown by a margin"
+    )
+    folder: str = Field("", description="where decisions are counted; by default the folder of the runs")
+
+
 class GateConfig(Section):
     """A whole gate.yaml."""
 
@@ -109,6 +121,7 @@ class GateConfig(Section):
     suites: Annotated[tuple[SuiteSection, ...], Field(min_length=1)]
     policy: PolicySection = PolicySection()
     judges: JudgesSection = JudgesSection()
+    wear: WearSection = WearSection()
     training_data: tuple[str, ...] = Field((), description="files the adapter was trained on, for contamination")
     allow: frozenset[Literal["code-execution"]] = Field(frozenset(), description="what is off unless asked for by name")
     for_sweeps: float = Field(

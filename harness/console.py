@@ -21,7 +21,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from harness import words
+from harness import wear, words
 from harness.errors import HarnessError, InfrastructureError
 from harness.progress import Observer
 from harness.records import Comparison, Decision, Verdict
@@ -199,6 +199,8 @@ def print_verdict(verdict: Verdict, *, report: Path | None = None, stream: TextI
     console.print(Text.assemble((f"{icon} {verdict.verdict.upper()}", style), f"  {words.HEADLINE[verdict.verdict]}"))
     for reason in verdict.reasons:
         console.print(_bullet("•", reason))
+    for said in wear.told(verdict):
+        console.print(_bullet("!", f"worn set: {said}"))
     console.print()
     _print_guards(console, verdict)
     if report is not None:
@@ -286,7 +288,7 @@ def _row(comparison: Comparison) -> dict[str, Text]:
         "candidate": words.mean(comparison.candidate_mean, comparison),
         "difference": f"{words.difference(comparison)} {words.interval(comparison)}".strip(),
         "margin": words.margin(comparison),
-        "lost/won": f"{comparison.lost:,}/{comparison.won:,}",
+        "lost/won": f"{words.counted(comparison.lost, comparison)}/{words.counted(comparison.won, comparison)}",
         "samples": words.used(comparison),
     }
     return {

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import plugins, policy, runs
+from harness import plugins, policy, runs, wear
 from harness.drift import AnswerDrift, SuiteDrift, summarise
 from harness.judged import judge_facts
 from harness.labelled import with_labels
@@ -23,7 +23,13 @@ def read_run(path: Path) -> Document:
         StorageError: a file of the run is missing or damaged.
     """
     manifest, verdict = decide_again(path)
-    return make_document(verdict, manifest, runs.read_entries(path))
+    return make_document(verdict, manifest, runs.read_entries(path), rungs=disclosed(path))
+
+
+def disclosed(path: Path) -> Mapping[str, float] | None:
+    """The largest gain that may be shown of each guard of a stored run; None where nothing is withheld."""
+    rungs: Mapping[str, float] | None = (runs.read_facts(path).get(wear.FACT) or {}).get("rungs")
+    return rungs
 
 
 def decide_again(path: Path) -> tuple[dict[str, Any], Verdict]:
@@ -43,8 +49,20 @@ def decide_again(path: Path) -> tuple[dict[str, Any], Verdict]:
     return manifest, policy.decide(evidence, guards, checks, stopped=ended["stopped"])
 
 
-def make_document(verdict: Verdict, manifest: Mapping[str, Any], entries: Sequence[runs.Entry]) -> Document:
-    """What the reports show: samples whose score changed or failed, worst guard's suite first; drift by suite."""
+def make_document(
+    verdict: Verdict,
+    manifest: Mapping[str, Any],
+    entries: Sequence[runs.Entry],
+    *,
+    rungs: Mapping[str, float] | None = None,
+) -> Document:
+    """What the reports show: samples whose score changed or failed, worst guard's suite first; drift by suite.
+
+    With `rungs` (see `harness.wear.withheld`) they show outcomes, and neither numbers nor samples.
+    """
+    title = f"{manifest['candidate']['name']} against {manifest['baseline']['name']}"
+    if rungs is not None:
+        return Document(wear.withheld(verdict, rungs), manifest, title=title)
     whole = [c for c in verdict.comparisons if c.slice is None]
     by_suite: dict[str, list[Comparison]] = {}
     for comparison in whole:
@@ -52,7 +70,6 @@ def make_document(verdict: Verdict, manifest: Mapping[str, Any], entries: Sequen
     items = [item for entry in entries for item in _items(entry, by_suite.get(entry.suite, []))]
     rank = {(c.suite, c.metric): (_URGENCY[c.outcome], i) for i, c in enumerate(whole)}
     items.sort(key=lambda item: (rank[item.suite, item.metric], _CHANGES.index(item.change)))
-    title = f"{manifest['candidate']['name']} against {manifest['baseline']['name']}"
     return Document(verdict, manifest, items, title, _drift(entries), judge_facts(manifest, entries, verdict.checks))
 
 

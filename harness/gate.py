@@ -19,11 +19,14 @@ from harness.execution.drafts import Source
 from harness.execution.local import Evaluation, Schedule, SuiteState, open_state
 from harness.execution.parts import NO_VERDICT, part_of, refuse_empty
 from harness.labelled import with_labels
+from harness.looks import LookBook
 from harness.progress import Observer
 from harness.records import Check, Evidence, Guard, Verdict, content_hash
 from harness.registry import reference
+from harness.statistics.wear import share
 from harness.subjects import Subject, SubjectContext
 from harness.suites import Suite, SuiteContext
+from harness.wear import FACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Plan:
         settings = self.loaded.gate.policy
         # Trials of a sweep are compared with each other, so all of them answer all samples.
         early = settings.sequential and self.loaded.part == "verdict"
+        early = early and self.loaded.gate.wear.disclose == "full"  # when a run stopped says how clear the case was
         return Schedule(settings.first_chunk, settings.growth, early)
 
     def anew(self, loaded: LoadedConfig) -> Plan:
@@ -132,13 +136,14 @@ def _gate_one(bench: Bench, plan: Plan, label: str) -> GateResult:
             bench.baseline, candidate, plan.states, plan.guards, run, bench.cache, plan.schedule, observer,
             tuple(bench.sources),
         )  # fmt: skip
-        verdict = _evaluate(evaluation, plan.loaded.gate, bench.noise, label, manifest.get("no_verdict", ()))
+        book = LookBook(plan.loaded, plan.root, run, manifest)
+        verdict = _evaluate(evaluation, plan.loaded.gate, book, bench.noise, label, manifest.get("no_verdict", ()))
         bench.sources.append(Source.of(candidate))
         _tell_remarks(candidate, observer)
         for state in plan.states:
             _tell_remarks(state.suite, observer)
         observer.stage(f"{label}writing reports")
-        return _store(run, manifest, evaluation.evidence(), verdict)
+        return _store(run, manifest, evaluation.evidence(), verdict, book)
 
 
 def make_plan(loaded: LoadedConfig, out: Path | None = None) -> Plan:
@@ -219,13 +224,14 @@ def suite_guards(loaded: LoadedConfig, index: int, suite: Suite) -> list[Guard]:
 
 
 def _guard(loaded: LoadedConfig, section: GuardSection, suite: Suite) -> Guard:
-    settings = loaded.gate.policy
+    settings, candidates = loaded.gate.policy, loaded.gate.wear.candidates
+    alpha = settings.alpha if section.alpha is None else section.alpha
     return Guard(
         suite=suite.name,
         metric=section.metric,
         margin=settings.margin if section.margin is None else section.margin,
         must_improve=section.must_improve,
-        alpha=settings.alpha if section.alpha is None else section.alpha,
+        alpha=share(alpha, candidates) if candidates and suite.estimand == "population" else alpha,
         estimand=suite.estimand,
         required=section.required,
         max_failures=settings.max_failures if section.max_failures is None else section.max_failures,
@@ -272,20 +278,24 @@ def _given(loaded: LoadedConfig, arm: Arm) -> tuple[dict[str, Any], str]:
 
 
 def _evaluate(
-    evaluation: Evaluation, gate: GateConfig, noise: dict[str, Any], label: str, stopped: Sequence[str]
+    evaluation: Evaluation, gate: GateConfig, book: LookBook, noise: dict[str, Any], label: str, stopped: Sequence[str]
 ) -> Verdict:
     evaluation.observer.stage(f"{label}pre-flight")
     checks: list[Check] = []
     try:
         checks = preflight.run(evaluation, gate.policy.noise_probe, noise)
         if all(check.passed for check in checks):
+            checks = [*checks, *book.before(evaluation.guards)]
+        if all(check.passed for check in checks):
             evaluation.observer.stage(f"{label}evaluating")
             evaluation.finish()
     except BudgetError as error:
         stopped = [*stopped, str(error)]
     evidence = with_labels(evaluation.evidence(), evaluation.run.path)
+    verdict = policy.decide(evidence, evaluation.guards, checks, stopped=stopped)
+    checks = [*checks, *book.after(verdict, checks)]
     _note_end(evaluation.run, gate, checks, stopped)
-    return policy.decide(evidence, evaluation.guards, checks, stopped=stopped)
+    return replace(verdict, checks=tuple(checks))
 
 
 def _note_end(
@@ -326,14 +336,18 @@ def _metrics(guards: Sequence[Guard], state: SuiteState) -> list[str]:
 
 
 def _store(
-    run: runs.RunDirectory, manifest: dict[str, Any], evidence: Sequence[Evidence], verdict: Verdict
-) -> GateResult:
+    run: runs.RunDirectory, manifest: dict[str, Any], evidence: Sequence[Evidence], verdict: Verdict,
+    book: LookBook | None = None,
+) -> GateResult:  # fmt: skip
     """Write evidence, verdict and reports; the verdict comes last but the reports, so it is never without evidence."""
     runs.write_evidence(run.path / runs.EVIDENCE, evidence)
+    if book is not None:  # without a candidate nothing was decided
+        book.note(verdict)
     runs.write_json(run.path / runs.VERDICT, verdict.as_json())
     runs.write_seal(run.path)
-    reports = document.write_reports(run.path, document.make_document(verdict, manifest, run.entries))
-    return GateResult(manifest["candidate"]["name"], verdict, run.path, tuple(reports))
+    shown = document.make_document(verdict, manifest, run.entries, rungs=(run.fact(FACT) or {}).get("rungs"))
+    reports = document.write_reports(run.path, shown)
+    return GateResult(manifest["candidate"]["name"], shown.verdict, run.path, tuple(reports))
 
 
 def _seed_material(loaded: LoadedConfig, suite: Suite) -> bytes:

@@ -386,7 +386,8 @@ class Comparison:
     not adjusted for early stopping. `lost` and `won` count the pairs that got worse and better. Means and
     intervals are None when no pair is complete. `n_tied` counts the used pairs of identical outputs, which no judge
     was shown: they enter the difference as 0, and neither mean. With a `correction`, `difference` and `interval` are
-    the corrected ones.
+    the corrected ones. Of a `withheld` one only outcome, counts of samples and reason are told: the numbers that it
+    lacks, and `lost` and `won`, are not known to whoever reads it.
     """
 
     suite: str
@@ -420,6 +421,7 @@ class Comparison:
     n_tied: int = 0
     veto: bool = False
     correction: Correction | None = None
+    withheld: bool = False
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Comparison:

@@ -110,6 +110,11 @@ def used(comparison: Comparison) -> str:
     return f"{comparison.n_used:,} of {comparison.n:,}"
 
 
+def counted(count: int, comparison: Comparison) -> str:
+    """Lost or won samples; a dash where they are withheld."""
+    return MISSING if comparison.withheld else f"{count:,}"
+
+
 def score(value: Score) -> str:
     """One sample's score as it was given, or its state."""
     return value.state if value.value is None else f"{value.value:.4g}"

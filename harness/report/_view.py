@@ -83,8 +83,8 @@ def guard_row(comparison: Comparison) -> GuardRow:
         difference=words.difference(comparison),
         interval=words.interval(comparison),
         margin=words.margin(comparison),
-        lost=f"{comparison.lost:,}",
-        won=f"{comparison.won:,}",
+        lost=words.counted(comparison.lost, comparison),
+        won=words.counted(comparison.won, comparison),
         used=words.used(comparison),
         share=round(100 * comparison.n_used / comparison.n) if comparison.n else 0,
         failed=f"{comparison.n_failed:,} failed" if comparison.n_failed else "",
@@ -145,7 +145,7 @@ def _more(comparison: Comparison) -> Iterable[tuple[str, str]]:
         yield "Forgetting above chance", f"{100 * comparison.forgetting:.1f} %"
     if comparison.mcnemar_p is not None:
         yield "McNemar test, exact p", f"{comparison.mcnemar_p:.2g}"
-    if comparison.correction is None:
+    if comparison.correction is None and not comparison.withheld:
         yield "e-value for pass", _e_value(comparison.log_e_pass)
         yield "e-value for regressed", _e_value(comparison.log_e_block)
 

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness import words
+from harness import wear, words
 from harness.records import Check, Decision
 from harness.report import Document, Item, Reporter, _drift, _forest, _judges, _view
 from harness.report._facts import command, facts
@@ -123,6 +123,7 @@ def _summary(document: Document) -> dict[str, Any]:
         "lead": _LEADS[verdict.verdict],
         "reasons": reasons[:_FIRST_REASONS],
         "further_reasons": reasons[_FIRST_REASONS:],
+        "warnings": [visible(said) for said in wear.told(verdict)],
         "used": f"{used:,}",
         "samples": f"{total:,}",
         "used_share": round(100 * used / total) if total else 0,

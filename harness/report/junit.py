@@ -118,7 +118,7 @@ def _numbers(comparison: Comparison) -> str:
         "margin": words.margin(comparison),
         "estimand": comparison.estimand + (" (fragile)" if comparison.fragile else ""),
         "samples": f"{words.used(comparison)} used, {comparison.n_failed:,} failed",
-        "lost / won": f"{comparison.lost:,} / {comparison.won:,}",
+        "lost / won": f"{words.counted(comparison.lost, comparison)} / {words.counted(comparison.won, comparison)}",
     }
     text = "\n".join(f"{name}: {value}" for name, value in lines.items())
     return text + (f"\n{one_line(comparison.reason, _TEXT)}" if comparison.reason else "")

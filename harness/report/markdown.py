@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness import words
+from harness import wear, words
 from harness.records import Comparison, Decision
 from harness.report import Document, Item, Reporter, _drift, _judges
 from harness.report._facts import command, facts
@@ -94,10 +94,11 @@ def _headline(document: Document) -> str:
     if hidden > 0:
         reasons.append(f"- … and {hidden} more reasons")
     used, total = words.totals(verdict)
+    warned = "\n".join(f"- **Worn set.** {_inline(said, 600)}" for said in wear.told(verdict))
     title = f"## {_ICON[verdict.verdict]} {verdict.verdict.upper()}: {_inline(document.title, 120)}"
     lead = f"**{words.HEADLINE[verdict.verdict]}**"
     samples = f"{used:,} of {total:,} samples used · required guards: {words.tally(words.required(verdict))}"
-    return "\n\n".join(part for part in (title, lead, "\n".join(reasons), samples) if part)
+    return "\n\n".join(part for part in (title, lead, "\n".join(reasons), warned, samples) if part)
 
 
 def _required(document: Document, size: _Size) -> str:
@@ -137,7 +138,7 @@ def _row(comparison: Comparison) -> str:
         " → ".join(means) + direction,
         f"{words.difference(comparison)} {words.interval(comparison)}".strip(),
         words.margin(comparison),
-        f"{comparison.lost:,} / {comparison.won:,}",
+        f"{words.counted(comparison.lost, comparison)} / {words.counted(comparison.won, comparison)}",
         words.used(comparison) + (f" ({comparison.n_failed:,} failed)" if comparison.n_failed else ""),
         f"**{mark}**" + (" (fragile)" if comparison.fragile else ""),
     )
