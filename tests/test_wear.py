@@ -172,7 +172,7 @@ def test_alpha_of_population_guards_is_shared_and_then_spent(tmp_path: Path) -> 
     assert first.verdict.comparisons[0].alpha == pytest.approx(0.025)
     assert "candidate 1 of the 2" in next(c.detail for c in first.verdict.checks if c.name.startswith(wear.BUDGET))
     for name in ("second.jsonl", "third.jsonl"):
-        another_candidate(path, name, wrong=[1])
+        another_candidate(path, name)
     assert gate(path, "second.jsonl", candidates=2).verdict.verdict == first.verdict.verdict
     third = gate(path, "third.jsonl", candidates=2)
     assert third.verdict.verdict == "hold"

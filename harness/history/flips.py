@@ -40,6 +40,8 @@ def turned(before: Run, after: Run) -> tuple[list[Turned], list[str]]:
 
     Only samples that both candidates were scored on count, and only where the suite's frozen content is the same.
     """
+    if before.withheld or after.withheld:
+        return [], ["what samples came to is withheld (wear.disclose: ladder)"]
     old, new = _scores(before), _scores(after)
     found, apart = [], []
     for key in sorted(old.keys() & new.keys()):

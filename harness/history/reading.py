@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import __version__, labelled, runs
+from harness import __version__, labelled, runs, wear
 from harness.config import slug
 from harness.document import decide_again
 from harness.errors import HarnessError, StorageError
@@ -34,6 +34,9 @@ class Arm:
 class Run:
     """One decided run. `comparisons` holds whole suites and whatever decides; `suites` maps a suite to its digest.
 
+    `versions` maps it to the name@version of its golden set, or its own name; `looks` to which look at it this was, as
+    the run knew. Of a `withheld` run neither numbers nor samples are shown.
+
     `when` is when its last evidence was written, UTC in ISO 8601: a manifest holds no clock, so that it says the same
     of the same run, and copies that do not keep the times of files lose it. `key` names the run within one history.
     """
@@ -49,7 +52,9 @@ class Run:
     comparisons: tuple[Comparison, ...]
     checks: tuple[Check, ...]
     part: str
-    samples: int
+    withheld: bool
+    versions: Mapping[str, str]
+    looks: Mapping[str, int]
     stamp: str
 
     @property
@@ -156,6 +161,9 @@ def _stamp(path: Path, sizes: Sequence[Sequence[Any]]) -> str:
 def _decided(path: Path) -> dict[str, Any]:
     """What is remembered of a run, as JSON."""
     manifest, verdict = decide_again(path)
+    facts = runs.read_facts(path).get(wear.FACT) or {}
+    if "rungs" in facts:
+        verdict = wear.withheld(verdict, facts["rungs"])
     shown = [c for c in verdict.comparisons if c.slice is None or c.required or c.blocks]
     return {
         "verdict": verdict.verdict,
@@ -166,7 +174,9 @@ def _decided(path: Path) -> dict[str, Any]:
         "comparisons": [asdict(c) for c in shown],
         "checks": [asdict(c) for c in verdict.checks],
         "part": str(manifest.get("part", "verdict")),
-        "samples": sum(int(said.get("samples", 0)) for said in manifest["suites"].values()),
+        "withheld": "rungs" in facts,
+        "versions": {name: str(said.get("locked", {}).get("set", name)) for name, said in manifest["suites"].items()},
+        "looks": {one["suite"]: one["number"] for one in facts.get("looks", ())},
     }
 
 
@@ -187,7 +197,9 @@ def _run(key: str, path: Path, stamp: str, record: Mapping[str, Any]) -> Run:
         comparisons=tuple(Comparison.from_json(c) for c in record["comparisons"]),
         checks=tuple(Check(**c) for c in record["checks"]),
         part=record["part"],
-        samples=record["samples"],
+        withheld=record["withheld"],
+        versions=record["versions"],
+        looks=record["looks"],
         stamp=stamp,
     )
 

@@ -35,7 +35,7 @@ def write_samples(run: Run, folder: Path) -> None:
     if done.is_file() and done.read_text("ascii") == run.stamp:
         return
     (folder / run.key).mkdir(parents=True, exist_ok=True)
-    entries = runs.read_entries(run.path)
+    entries = [] if run.withheld else runs.read_entries(run.path)
     for number, start in enumerate(range(0, len(entries), TEXTS)):
         texts = [_texts(entry) for entry in entries[start : start + TEXTS]]
         _write(folder / run.key / f"{number}.js", "harnessTexts", run.key, number, texts)

@@ -25,6 +25,7 @@ from harness import runs as run_files
 from harness import words
 from harness.errors import StorageError
 from harness.history import flips, lineage, plots, tables
+from harness.history.wearing import Wearing, worn_sets
 from harness.history.reading import Run, Unread, find_runs, read_runs
 from harness.history.samples import write_samples
 from harness.records import Decision
@@ -129,7 +130,7 @@ def _index(
         first=runs[-1].when[:10] if runs else "",
         last=runs[0].when[:10] if runs else "",
         tables=(tables.CSV, tables.PARQUET),
-        wear=[],
+        wear=[_worn(one) for one in worn_sets(runs)],
     )  # fmt: skip
 
 
@@ -167,6 +168,17 @@ def _step(step: lineage.Step) -> dict[str, Any]:
         "verdict": one_line(step.verdict, 20),
         "override": one_line(f"{step.by}: {step.reason}", 400) if step.by else "",
         "tried": ", ".join(f"{step.tried[d]} {d}" for d in _DECISIONS if d in step.tried),
+    }
+
+
+def _worn(found: Wearing) -> dict[str, Any]:
+    return {
+        "suite": one_line(found.version, 160),
+        "digest": found.digest,
+        "looks": found.looks,
+        "luck": found.luck,
+        "worn": bool(found.warning),
+        "advice": one_line(found.warning, 600) or "in use",
     }
 
 
