@@ -55,7 +55,7 @@ def make_run(
         "harness": "test",
         "baseline": {"name": baseline, "fingerprint": content_hash(baseline)},
         "candidate": {"name": name, "fingerprint": content_hash([name, seed])},
-        "suites": {suite: {"digest": content_hash(suite), "samples": n, "estimand": "frozen"} for suite in suites},
+        "suites": {s: {"digest": content_hash(s), "samples": n, "locked": {"set": s.split("/")[1]}} for s in suites},
         "guards": [asdict(guard) for guard in guards],
         "policy": {},
         "command": "harness gate gate.yaml",

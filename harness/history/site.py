@@ -36,7 +36,7 @@ INDEX, COMPARE, DATA, REPORTS = "index.html", "compare.html", "data", "reports"
 _DECISIONS: tuple[Decision, ...] = ("promote", "block", "hold")
 _OUTCOME = {"promote": "pass", "block": "regressed", "hold": "undecided"}
 _MARK = {"promote": "✓", "block": "✗", "hold": "?"}
-_FLIPS = 40  # listed in the index; the page of two runs has all
+_FLIPS = 20  # listed in the index; the page of two runs has all
 _GUARDS = 12  # required guards named in a run's row
 _OPEN = 12  # trends that are drawn open
 
@@ -112,7 +112,7 @@ def _index(
     runs: Sequence[Run], unread: Sequence[Unread], moves: Sequence[lineage.Move] | None, out: Path, title: str
 ) -> str:
     steps = lineage.steps(runs, moves)
-    promoted = frozenset(step.run.key for step in steps if step.run is not None)
+    promoted = frozenset(step.run.key for step in steps if step.run is not None and step.recorded)
     trends = plots.trends(runs, promoted)
     trade_offs = plots.trade_offs(runs)
     return _render(

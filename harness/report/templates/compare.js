@@ -24,7 +24,7 @@
   const texts = new Map(); // "key number" → texts
   const waiting = new Map(); // address → promise
   let rows = []; // {guard, id, tags, excerpt, a, b, change}: a and b are row numbers in the runs, or -1
-  let haystacks = null;
+  let haystacks = []; // what is searched, made when the rows are, so that the first search is as quick as any other
   let matches = [];
   let active = -1; // place in `matches`
   let first = -1, last = -1; // what is drawn
@@ -96,9 +96,6 @@
 
   function filter() {
     const terms = byId("query").value.toLowerCase().split(/\s+/).filter(Boolean);
-    if (terms.length && !haystacks) {
-      haystacks = rows.map((row) => `${row.id}\n${row.guard}\n${row.tags}\n${row.excerpt}`.toLowerCase());
-    }
     const guard = byId("guard").value;
     const change = byId("change").value;
     matches = [];
@@ -290,7 +287,7 @@
       const found = await Promise.all([a, b].filter(Boolean).map(run));
       if (mine !== turn) return;
       rows = b ? joined(...found) : rowsOf(found[0], "a");
-      haystacks = null;
+      haystacks = rows.map((row) => `${row.id}\n${row.guard}\n${row.tags}\n${row.excerpt}`.toLowerCase());
       options(byId("guard"), [["", "All guards"], ...[...new Set(rows.map((row) => row.guard))].map((name) => [name, name])], byId("guard").value);
       tellGuards(known.get(a), known.get(b));
       byId("detail-title").textContent = "No sample chosen";
