@@ -30,7 +30,7 @@ _EXTRA_OF = {
     "bitsandbytes": "qlora", "litellm": "judge", "aiohttp": "judge", "opentelemetry": "traces",
     "google": "traces", "zstandard": "traces", "starlette": "traces", "uvicorn": "traces", "duckdb": "traces",
     "fsspec": "traces", "grpc": "traces-grpc",
-    "presidio_analyzer": "presidio", "fi": "future-agi",
+    "presidio_analyzer": "presidio", "fi": "future-agi", "mlflow": "mlflow", "wandb": "wandb",
 }  # fmt: skip
 
 

@@ -120,7 +120,8 @@ def _read(key: str, path: Path, cache: Path) -> Run:
         record, known = _decided(path), {}
     if known.get("sizes") != sizes:
         kept = {"stamp": stamp, "sizes": sizes, "record": record}
-        runs.write_text(cache, json.dumps(kept, ensure_ascii=True, separators=(",", ":")))
+        # Not fsynced, because what a crash leaves half written is no JSON, and is made anew.
+        cache.write_text(json.dumps(kept, ensure_ascii=True, separators=(",", ":")), "ascii")
     return _run(key, path, stamp, record)
 
 

@@ -40,7 +40,7 @@ def write_samples(run: Run, folder: Path) -> None:
         texts = [_texts(entry) for entry in entries[start : start + TEXTS]]
         _write(folder / run.key / f"{number}.js", "harnessTexts", run.key, number, texts)
     _write(folder / f"{run.key}.js", "harnessRun", run.key, _columns(run, entries))
-    runs.write_text(done, run.stamp)
+    done.write_text(run.stamp, "ascii")
 
 
 def _write(path: Path, call: str, *values: Any) -> None:

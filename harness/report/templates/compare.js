@@ -263,6 +263,7 @@
   function tellGuards(a, b) {
     byId("name-a").textContent = `${a.name} (${a.verdict})`;
     byId("name-b").textContent = b ? `${b.name} (${b.verdict})` : "";
+    byId("name-b").hidden = !b;
     const labels = [...new Set([...a.guards, ...(b ? b.guards : [])].map((guard) => guard[0]))];
     byId("guard-rows").replaceChildren(...labels.map((text) => {
       const line = document.createElement("tr");
@@ -272,7 +273,7 @@
       head.setAttribute("role", "rowheader");
       head.textContent = text;
       const of = (one) => one.guards.find((guard) => guard[0] === text);
-      line.append(head, cell(of(a)), b ? cell(of(b)) : document.createElement("td"));
+      line.append(head, cell(of(a)), ...(b ? [cell(of(b))] : []));
       return line;
     }));
     byId("guards").hidden = false;
