@@ -130,7 +130,11 @@ def frozen(report: Report) -> str:
             100 * attempt(world, min(report.runs, 100), report.rng, decide=False).overfit.mean()
             for world in (base, replace(base, learning=True), replace(base, learning=True, disclosed="ladder"))
         ]
-        cells = [f"{found[0]:.1f} pts", f"{100 * luck(CANDIDATES, error):.1f} pts", *(f"{x:.1f} pts" for x in found[1:])]
+        cells = [
+            f"{found[0]:.1f} pts",
+            f"{100 * luck(CANDIDATES, error):.1f} pts",
+            *(f"{x:.1f} pts" for x in found[1:]),
+        ]
         rows.append(say([f"{n:,}", *cells]))
     return table(head, rows)
 

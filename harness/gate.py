@@ -20,7 +20,7 @@ from harness.execution.local import Evaluation, Schedule, SuiteState, open_state
 from harness.execution.parts import NO_VERDICT, part_of, refuse_empty
 from harness.labelled import with_labels
 from harness.looks import LookBook
-from harness.progress import Observer
+from harness.progress import Observer, Reticent
 from harness.records import Check, Evidence, Guard, Verdict, content_hash
 from harness.registry import reference
 from harness.statistics.wear import share
@@ -121,7 +121,7 @@ def run_gates(configs: Sequence[LoadedConfig], observer: Observer, *, out: Path 
 
 def _gate_one(bench: Bench, plan: Plan, label: str) -> GateResult:
     """Load one candidate, evaluate it, write its run directory, and let go of it."""
-    observer = bench.observer
+    observer = bench.observer if plan.loaded.gate.wear.disclose == "full" else Reticent(bench.observer)
     with ExitStack() as stack:
         observer.stage(f"{label}loading" if label else "loading the candidate")
         try:

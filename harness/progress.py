@@ -45,3 +45,26 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Ignore."""
+
+
+class Reticent:
+    """Passes on everything but where the guards stand: whoever reads the log must not learn from their numbers."""
+
+    def __init__(self, observer: Observer) -> None:
+        """Tell `observer` the rest."""
+        self._observer = observer
+
+    def stage(self, text: str) -> None:
+        """Pass it on."""
+        self._observer.stage(text)
+
+    def asking(self, suite: str, arm: str, done: int, total: int) -> None:
+        """Pass it on."""
+        self._observer.asking(suite, arm, done, total)
+
+    def guards(self, standing: Sequence[Comparison], seconds_left: float | None) -> None:
+        """Keep it."""
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        self._observer.note(text)

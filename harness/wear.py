@@ -31,7 +31,7 @@ class Looks:
 
 @dataclass(frozen=True, slots=True)
 class Worn:
-    """What looks did to one guard: `lucky` is the luck of the best in score points, `warning` empty while it is small."""
+    """What looks did to one guard: `lucky` is the luck of the best in score points; a small one has no `warning`."""
 
     label: str
     number: int
@@ -91,7 +91,9 @@ def budget(looks: Sequence[Looks], population: frozenset[str]) -> list[Check]:
 def _budget(looks: Looks) -> Check:
     name = f"{BUDGET} {looks.suite}"
     if looks.number <= looks.planned:
-        return Check(name, True, f"{looks.version}: candidate {looks.number} of the {looks.planned} that α is shared over")
+        return Check(
+            name, True, f"{looks.version}: candidate {looks.number} of the {looks.planned} that α is shared over"
+        )
     return Check(
         name, False,
         f"{looks.version}: {looks.number - 1} candidates have been decided on this set, and α was shared over "

@@ -29,12 +29,13 @@ def run_entries(suite: str, n: int, *, gain: float, churn: float, seed: int, sai
         before = known.random() < 0.6
         lose, win = (churn - gain) / 2 / 0.6, (churn + gain) / 2 / 0.4
         after = before != (turns.random() < (lose if before else win))
+        about = known.choice(("refunds", "parcels", "cards"))
         texts = [f"answer {i} is {'right' if right else 'wrong'}{said}" for right in (before, after)]
         entries.append(
             runs.Entry(
                 suite=suite,
                 sample_id=f"{suite.split('/')[1]}-{i:05}",
-                prompt=f"Question {i} of {suite}: a customer asks about {known.choice(('refunds', 'parcels', 'cards'))}{said}",
+                prompt=f"Question {i} of {suite}: a customer asks about {about}{said}",
                 target=f"answer {i}",
                 tags=("even" if i % 2 == 0 else "odd",),
                 baseline=(Output(text=texts[0]),),

@@ -124,9 +124,10 @@ def read_one(tmp_path: Path) -> list[Run]:
 
 def test_two_runs_of_one_name_have_two_keys(tmp_path: Path) -> None:
     path = make_run(tmp_path / "a", "same")
-    shutil.copytree(path, tmp_path / "b" / path.name)
+    for copy in (tmp_path / "b" / path.name, tmp_path / "b" / f"{path.name}-2"):
+        shutil.copytree(path, copy)
     found, _ = read_runs(find_runs([tmp_path / "a", tmp_path / "b"]), tmp_path / "site")
-    assert len({run.key for run in found}) == 2
+    assert len({run.key for run in found}) == 3
 
 
 # ---------------------------------------------------------------- what turned
@@ -305,7 +306,8 @@ def test_the_data_files_hold_what_the_run_holds(tmp_path: Path) -> None:
     lost = sum(a > b for a, b in zip(columns["before"], columns["after"], strict=True))
     assert columns["change"].count("l") == lost == run.comparisons[0].lost
     second = texts_of(tmp_path / "site" / "data" / run.key / "1.js")
-    assert second[49][:4] == [entries[149].prompt, entries[149].target, *(o[0].text for o in (entries[149].baseline, entries[149].candidate))]  # fmt: skip
+    answers = [outputs[0].text for outputs in (entries[149].baseline, entries[149].candidate)]
+    assert second[49][:4] == [entries[149].prompt, entries[149].target, *answers]
 
 
 def test_building_again_writes_the_same_pages_and_forgets_what_is_gone(tmp_path: Path) -> None:
@@ -330,6 +332,16 @@ def test_what_a_ladder_withholds_is_not_in_the_site(tmp_path: Path) -> None:
     everything = "".join(p.read_text("utf-8") for p in (tmp_path / "site").rglob("*.*") if p.suffix in (".html", ".js"))
     assert "Question 1 of" not in everything
     assert "support@1-00001" not in everything
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "one")
+    other = tmp_path / "project" / "data"
+    other.mkdir(parents=True)
+    (other / "mine.js").write_text("precious", "utf-8")
+    with pytest.raises(ConfigError, match="holds something that is no history"):
+        site.build([tmp_path / "runs"], tmp_path / "project")
+    assert (other / "mine.js").read_text("utf-8") == "precious"
 
 
 # ---------------------------------------------------------------- the verb

@@ -188,13 +188,18 @@ def test_frozen_guards_are_exact_and_need_no_share(tmp_path: Path) -> None:
     assert not [c for c in result.verdict.checks if c.name.startswith(wear.BUDGET)]
 
 
-def test_behind_a_ladder_reports_tell_outcomes_and_only_gains_beyond_a_margin(tmp_path: Path) -> None:
+def test_behind_a_ladder_reports_tell_outcomes_and_only_gains_beyond_a_margin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = project(tmp_path, lost=range(0, 120, 3))
+    told: list[object] = []
+    monkeypatch.setattr(Silent, "guards", lambda self, standing, seconds_left: told.append(standing))
     result = gate(path, disclose="ladder")
     assert result.verdict.verdict == "block"
     (guard, *_) = result.verdict.comparisons
     assert guard.withheld
     assert guard.difference is None
+    assert told == [], "a log that people read tells no running difference"
     assert guard.n_used == 120, "when a run stops says how clear the case was, so it does not stop early"
     for name in ("report.html", "report.md", "junit.xml"):
         text = (result.path / name).read_text("utf-8")

@@ -42,7 +42,9 @@ def report(
     """
     if history:
         if out is None or log:
-            raise ConfigError("--history needs --out DIR" if out is None else "--log goes with runs, not with --history")
+            raise ConfigError(
+                "--history needs --out DIR" if out is None else "--log goes with runs, not with --history"
+            )
         return _history(run, out, registry, title, as_json)
     if out is not None:
         raise ConfigError("--out is the folder of a site: add --history; the reports of a run go into the run")

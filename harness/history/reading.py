@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from harness.document import decide_again
 from harness.errors import HarnessError, StorageError
 from harness.records import Check, Comparison, Decision, content_hash
 
-CACHE = ".cache"
+CACHE = ".harness-history"
 _FORMAT = 1  # of the cache; another number makes every record anew
 _FILES = (runs.MANIFEST, runs.JOURNAL, runs.EVIDENCE, runs.VERDICT)
 
@@ -103,11 +104,13 @@ def read_runs(paths: Sequence[Path], out: Path) -> tuple[list[Run], list[Unread]
 
 def _keys(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """A short name for each run that can be a file name and part of an address; two of the same name are numbered."""
-    taken: dict[str, int] = {}
+    taken: set[str] = set()
     for path in paths:
-        name = slug(path.name)[:80]
-        taken[name] = taken.get(name, 0) + 1
-        yield (name if taken[name] == 1 else f"{name}-{taken[name]}"), path
+        name = slug(path.name).replace(".", "-")[:80]
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        key = name if name not in taken else next(n for n in numbered if n not in taken)
+        taken.add(key)
+        yield key, path
 
 
 def _read(key: str, path: Path, cache: Path) -> Run:

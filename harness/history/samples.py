@@ -45,7 +45,9 @@ def write_samples(run: Run, folder: Path) -> None:
 
 def _write(path: Path, call: str, *values: Any) -> None:
     """One call with one string: the JSON of each value."""
-    arguments = ",".join(json.dumps(_json(value)) if isinstance(value, dict | list) else json.dumps(value) for value in values)
+    arguments = ",".join(
+        json.dumps(_json(value)) if isinstance(value, dict | list) else json.dumps(value) for value in values
+    )
     path.write_text(f"{call}({arguments});\n", encoding="ascii")
 
 

@@ -5,7 +5,7 @@
     data/<run>.js, data/<run>/  samples by column, and their texts a hundred at a time
     reports/<run>.html          the run's own report, as the run left it
     history.csv, .parquet       every comparison of every run
-    .cache/                     what was decided before, by the hashes of the runs' files
+    .harness-history/           what was decided before, by the hashes of the runs' files
 
 Everything that the pages show passes through Jinja's autoescaping or is set as text by their script. Their policy
 allows one inline script and style sheet, named by hash, and scripts that lie beside them.
@@ -23,11 +23,11 @@ from markupsafe import Markup
 
 from harness import runs as run_files
 from harness import words
-from harness.errors import StorageError
+from harness.errors import ConfigError, StorageError
 from harness.history import flips, lineage, plots, tables
-from harness.history.wearing import Wearing, worn_sets
-from harness.history.reading import Run, Unread, find_runs, read_runs
+from harness.history.reading import CACHE, Run, Unread, find_runs, read_runs
 from harness.history.samples import write_samples
+from harness.history.wearing import Wearing, worn_sets
 from harness.records import Decision
 from harness.report import html
 from harness.report._text import one_line
@@ -69,10 +69,13 @@ def build(
 
     Raises:
         StorageError: there is no run, or a file cannot be written.
+        ConfigError: `out` holds something that is no history.
     """
+    paths = find_runs(places)
+    _refuse_foreign(out)
     try:
         (out / REPORTS).mkdir(parents=True, exist_ok=True)
-        read, unread = read_runs(find_runs(places), out)
+        read, unread = read_runs(paths, out)
         for number, run in enumerate(read, start=1):
             write_samples(run, out / DATA)
             _copy_report(run, out / REPORTS / f"{run.key}.html")
@@ -86,9 +89,15 @@ def build(
     return Built(out / INDEX, tuple(read), tuple(unread))
 
 
+def _refuse_foreign(out: Path) -> None:
+    """A site is made in an empty folder or in its own: what is out of date in it is taken away."""
+    if out.exists() and not (out.is_dir() and ((out / CACHE).is_dir() or not any(out.iterdir()))):
+        raise ConfigError(f"{out}: holds something that is no history; name an empty folder, or one that is not there")
+
+
 def _copy_report(run: Run, target: Path) -> None:
     source = run.path / "report.html"
-    if not source.is_file():
+    if source.is_symlink() or not source.is_file():
         target.unlink(missing_ok=True)
         return
     said = source.stat()
@@ -98,7 +107,7 @@ def _copy_report(run: Run, target: Path) -> None:
 
 def _forget(out: Path, keys: set[str]) -> None:
     """Take away what belongs to runs that are not in the history any more."""
-    for path in (*(out / DATA).glob("*.js"), *(out / REPORTS).glob("*.html"), *(out / ".cache").glob("*.json")):
+    for path in (*(out / DATA).glob("*.js"), *(out / REPORTS).glob("*.html"), *(out / CACHE).glob("*.json")):
         if path.stem not in keys:
             path.unlink()
             if path.parent.name == DATA:

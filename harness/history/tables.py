@@ -18,6 +18,8 @@ _TEXT = ("run", "when", "verdict", "candidate", "candidate_fingerprint", "baseli
 _COUNTS = ("n", "n_used", "n_failed", "lost", "won")
 _NUMBERS = ("baseline_mean", "candidate_mean", "difference", "low", "high", "population_low", "population_high",
             "margin", "must_improve", "alpha")  # fmt: skip
+_OWN = (*_COUNTS, "suite", "metric", "slice", "estimand", "outcome", "standing", "reason", "baseline_mean",
+        "candidate_mean", "difference", "margin", "must_improve", "alpha", "fragile")  # fmt: skip
 COLUMNS = (*_TEXT, *_COUNTS, *_NUMBERS, "fragile")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -37,9 +39,7 @@ def _rows(run: Run) -> Iterator[dict[str, Any]]:
     for c in run.comparisons:
         low, high = c.interval or (None, None)
         population_low, population_high = c.population_interval or (None, None)
-        own = {name: getattr(c, name) for name in (*_COUNTS, "suite", "metric", "slice", "estimand", "outcome", "standing",
-               "reason", "baseline_mean", "candidate_mean", "difference", "margin", "must_improve", "alpha", "fragile")}  # fmt: skip
-        yield own | {
+        yield {name: getattr(c, name) for name in _OWN} | {
             "run": run.path.name,
             "when": run.when,
             "verdict": run.verdict,

@@ -30,9 +30,8 @@ def share(alpha: float, candidates: int) -> float:
 def luck(looks: int, error: float) -> float:
     """Mean of the largest of `looks` independent normal deviations of standard error `error`, in its unit.
 
-    By Blom's (1958) approximation Φ⁻¹((n − 3/8) / (n + 1/4)), within 0.01 errors of the exact value for n up to 1,000. It
-    is for candidates that did not learn from each other's numbers; one that did can be luckier, up to about
-    √looks errors.
+    By Blom's (1958) approximation Φ⁻¹((n − 3/8) / (n + 1/4)). It is for candidates that did not learn from each
+    other's numbers; one that did can be luckier, up to about √looks errors.
     """
     return 0.0 if looks < 2 else _NORMAL.inv_cdf((looks - 0.375) / (looks + 0.25)) * error
 

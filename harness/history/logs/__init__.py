@@ -1,8 +1,8 @@
 """Where a report can be logged besides: experiment trackers, one module each, found by their names
 
-A log plugin holds `Options` and `build(options) -> Log`. It takes the numbers, the verdict and the reports of a run, and
-none of its journal: prompts and answers go nowhere but into the reports. Where to log is said as the tracker's own
-library says it (its environment variables). Logging a run again changes what is there instead of adding to it.
+A log plugin holds `Options` and `build(options) -> Log`. It takes the numbers, the verdict and the reports of a run,
+and none of its journal: prompts and answers go nowhere but into the reports. Where to log is said by the environment
+variables of the tracker's own library. Logging a run again changes what is there instead of adding to it.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class _Mlflow:
         identifier = self._run(client, name)
         for key, value in params(document).items():
             client.log_param(identifier, key, value[:_LONGEST])
-        for key, value in metrics(document).items():
-            client.log_metric(identifier, key, value)
+        for key, number in metrics(document).items():
+            client.log_metric(identifier, key, number)
         client.set_tag(identifier, "verdict", document.verdict.verdict)
         client.log_dict(identifier, dict(summary(document)), "verdict.json")
         for report in REPORTS:
