@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -150,10 +150,10 @@ def append(path: Path, entry: Entry) -> None:
 def _signed(entries: Sequence[Entry], said: Mapping[str, Any], key: SigningKey, now: datetime) -> Entry:
     previous = chain.digest(entries[-1].as_json()) if entries else chain.GENESIS
     moment = _moment(entries, now)
-    fields = {"number": len(entries) + 1, "previous": previous, "at": moment, "keyid": key.identity}
-    unsigned = Entry(**fields, **said, signature="")
-    signature = base64.b64encode(key.sign(unsigned.signed)).decode("ascii")
-    return Entry(**fields, **said, signature=signature)
+    place = {"number": len(entries) + 1, "previous": previous, "at": moment, "keyid": key.identity}
+    row: dict[str, Any] = {**place, **said, "signature": ""}
+    unsigned = Entry(**row)
+    return replace(unsigned, signature=base64.b64encode(key.sign(unsigned.signed)).decode("ascii"))
 
 
 def _moment(entries: Sequence[Entry], now: datetime) -> str:

@@ -112,7 +112,7 @@ def _check_files(folder: Path, expected: Mapping[str, str], trusted: Mapping[str
         _check_digest(folder / name, digest)
     known = {*expected, FOLDER}
     _refuse_more(folder, known | _UNREAD, hidden=True)
-    _refuse_more(folder / FOLDER, {RECORD, MODEL_SIGNATURE, *PAPERS}, hidden=False)
+    _refuse_more(folder / FOLDER, {RECORD, MODEL_SIGNATURE, ledger.FILE, *PAPERS}, hidden=False)
     signature = folder / FOLDER / MODEL_SIGNATURE
     if signature.exists():
         modelsigning.check(_read(signature), expected, trusted, at(signature))
@@ -146,12 +146,17 @@ def _check_digest(path: Path, expected: str) -> None:
 
 
 def _check_ledger(folder: Path, identity: str, trusted: Mapping[str, PublicKey]) -> list[ledger.Entry] | None:
-    """The ledger of the registry that the bundle lies in, which has to know it; None where it lies in none."""
-    if folder.parent.name != _PROMOTIONS:
+    """The ledger of the registry that the bundle lies in or came from, which has to know it; None where there is none.
+
+    A local registry has one ledger for all; a bundle that was fetched from elsewhere brings a copy.
+    """
+    path = folder / FOLDER / ledger.FILE
+    if folder.parent.name == _PROMOTIONS:
+        if folder.name != identity:
+            raise RecordError(f"{folder}: holds the promotion {identity[:16]}, not that of its name")
+        path = folder.parent.parent / ledger.FILE
+    elif not path.exists():
         return None
-    if folder.name != identity:
-        raise RecordError(f"{folder}: holds the promotion {identity[:16]}, not that of its name")
-    path = folder.parent.parent / ledger.FILE
     entries = ledger.check(path, trusted)
     if not any(entry.promotion == identity for entry in entries):
         raise RecordError(f"{at(path)}does not know the promotion {identity[:16]}: it was never promoted here")

@@ -57,7 +57,7 @@ def note_decision(
         RecordError: it is damaged.
     """
     path, moment = folder / FILE, (now or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds")
-    added = []
+    added: list[Look] = []
     with _locked(path):
         looks = read_decisions(folder)
         known = {(look.run, look.digest) for look in looks}

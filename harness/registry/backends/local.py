@@ -62,7 +62,7 @@ class LocalRegistry:
 
     def promote(self, promotion: Promotion, alias: str, key: SigningKey) -> Outcome:
         """See `Registry.promote`."""
-        _check_alias(alias)
+        check_alias(alias)
         with self._writing() as entries:
             stack = ledger.histories(entries).get(alias, [])
             if stack and stack[-1].promotion == promotion.identity:
@@ -77,7 +77,7 @@ class LocalRegistry:
 
     def rollback(self, alias: str, key: SigningKey) -> Outcome:
         """See `Registry.rollback`."""
-        _check_alias(alias)
+        check_alias(alias)
         self._there()
         with self._writing() as entries:
             entry = ledger.rolled_back(entries, alias, key, _now())
@@ -101,7 +101,7 @@ class LocalRegistry:
     def fetch(self, alias: str, folder: Path) -> Path | None:
         """See `Registry.fetch`: the promotion itself, with the link followed once."""
         self._there()
-        _check_alias(alias)
+        check_alias(alias)
         try:
             return self._place(alias).resolve(strict=True)
         except OSError as error:
@@ -180,7 +180,8 @@ class LocalRegistry:
                 path.unlink()
 
 
-def _check_alias(alias: str) -> None:
+def check_alias(alias: str) -> None:
+    """Refuse a name that could lead out of a folder or be no branch."""
     if not _ALIAS.fullmatch(alias):
         raise ConfigError(f"alias {alias!r}: lower-case letters, digits, - and _ only, beginning with a letter")
 
