@@ -288,9 +288,7 @@ def _evaluate(
     return policy.decide(evidence, evaluation.guards, checks, stopped=stopped)
 
 
-def _note_end(
-    run: runs.RunDirectory, gate: GateConfig, checks: Sequence[Check], stopped: Sequence[str] = ()
-) -> None:
+def _note_end(run: runs.RunDirectory, gate: GateConfig, checks: Sequence[Check], stopped: Sequence[str] = ()) -> None:
     """Keep in the journal what a verdict rests on beside evidence and manifest, so that it can be decided again."""
     checked = [asdict(check) for check in checks]
     ended = {"checks": checked, "stopped": list(stopped), "gate": gate.section_digests()}

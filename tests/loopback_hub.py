@@ -23,7 +23,7 @@ class LoopbackHub:
     """See the module. A context manager; one repository is enough."""
 
     def __init__(self) -> None:
-        self.token = "hf_loopback"
+        self.token = "hf_loopback"  # noqa: S105 - of a server that a test starts
         self.fails: list[int] = []
         self.before_commit: Callable[[], None] = lambda: None
         self.repository = ""
@@ -154,7 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
             elif row["key"] == "deletedFile":
                 del files[row["value"]["path"]]
         oid = self.hub.commit(branch, files)
-        return self._send(200, {"commitUrl": f"{self.hub.endpoint}/{self.hub.repository}/commit/{oid}", "commitOid": oid})
+        return self._send(
+            200, {"commitUrl": f"{self.hub.endpoint}/{self.hub.repository}/commit/{oid}", "commitOid": oid}
+        )
 
     def _revision(self, raw: bytes, revision: str) -> None:
         oid = self.hub.commit_of(revision)

@@ -1,4 +1,4 @@
-"""The verbs of promotion as a user types them: what they print, their exit codes, and a gate that begins at the champion."""
+"""The verbs of promotion as a user types them: their output and exit codes, and a gate that begins at the champion."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_the_champion_is_the_next_baseline(
         subject_options(load_gate(path), "baseline")
 
 
-class _any_error:  # noqa: N801 - reads as a value
+class _any_error:
     """Equal to an error document whose message holds a text."""
 
     def __init__(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A registry on the Hub's API: one commit a promotion, a card with results, a second writer refused, nothing half done."""
+"""A registry on the Hub's API: one commit a promotion, a card with results, a second writer refused."""
 
 from __future__ import annotations
 

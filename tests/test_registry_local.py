@@ -55,9 +55,9 @@ def test_a_promotion_becomes_the_champion_and_the_same_one_again_changes_nothing
     assert verified(registry, key) == promotions[0].identity
     folder = registry.fetch("champion", Path())
     assert folder is not None
-    assert (folder / "adapter_model.safetensors").read_bytes() == promotions[0].files[
-        "adapter_model.safetensors"
-    ][0].read_bytes()
+    assert (folder / "adapter_model.safetensors").read_bytes() == promotions[0].files["adapter_model.safetensors"][
+        0
+    ].read_bytes()
     assert (folder / "adapter_model.safetensors").stat().st_mode & 0o222 == 0
 
 

@@ -144,7 +144,9 @@ def test_a_bundle_under_the_name_of_another_and_one_that_was_never_promoted_are_
 def test_an_override_is_taken_only_by_whoever_says_so(tmp_path: Path) -> None:
     key = new_key(tmp_path / "signing.pem")
     registry = LocalRegistry(tmp_path / "registry")
-    registry.promote(prepare(gated(tmp_path / "p", lost=range(60)), override=Override("Ada", "a demo")), "champion", key)
+    registry.promote(
+        prepare(gated(tmp_path / "p", lost=range(60)), override=Override("Ada", "a demo")), "champion", key
+    )
     trusted = {key.identity: key.public}
     with pytest.raises(RecordError, match=r"BLOCK, and Ada promoted it all the same \(a demo\)"):
         verify(registry.root, trusted)

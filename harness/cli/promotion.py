@@ -121,7 +121,9 @@ def registry_log(registry: RegistryOption = "registry", as_json: Json = False) -
 
 
 def verify(
-    path: Annotated[Path | None, typer.Argument(help="A promoted adapter, an alias of a registry, or a registry.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="A promoted adapter, an alias of a registry, or a registry.")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="A gate.yaml that must have been what was demanded.")] = None,
     key: TrustOption = None,
     run: Annotated[Path | None, typer.Option(help="The run directory, to be held against the record too.")] = None,

@@ -117,7 +117,9 @@ def open_registry(where: str, folder: Path = Path()) -> Registry:
     from harness import plugins
 
     scheme, separator, rest = where.partition("://")
-    kind, address = (scheme.partition("+")[0], where) if separator else ("local", str(folder / Path(where).expanduser()))
+    kind, address = (
+        (scheme.partition("+")[0], where) if separator else ("local", str(folder / Path(where).expanduser()))
+    )
     if separator and not rest:
         raise ConfigError(f"{where}: not the address of a registry")
     kind = _SCHEMES.get(kind, kind)

@@ -26,7 +26,9 @@ $ hf download REPOSITORY --revision {alias} --local-dir adapter
 $ harness verify adapter --key signing.pub
 ```
 """
-_OVERRIDDEN = "\nThe gate did not promote it: somebody did all the same, and `promotion/record.json` says who and why.\n"
+_OVERRIDDEN = (
+    "\nThe gate did not promote it: somebody did all the same, and `promotion/record.json` says who and why.\n"
+)
 
 
 def render(promotion: Promotion, name: str, alias: str) -> str:

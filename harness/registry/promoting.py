@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import labelled, runs
 from harness.adapters import promotable
-from harness.document import decide_again
+from harness.deciding import decide_again
 from harness.errors import DataError, PromotionError, StorageError, at
 from harness.records import Evidence, Verdict
 from harness.registry import Override, Promotion
@@ -95,11 +95,13 @@ def _refuse_verdict(run: Path, verdict: Verdict, override: Override | None) -> N
     said = verdict.verdict.upper()
     if verdict.verdict == "promote":
         if override is not None:
-            raise PromotionError(f"{run}: the verdict is PROMOTE, so there is nothing to override; leave --override out")
+            raise PromotionError(
+                f"{run}: the verdict is PROMOTE, so there is nothing to override; leave --override out"
+            )
     elif override is None:
         reasons = "; ".join(verdict.reasons) or "no reason was given"
-        raise PromotionError(f"{run}: the verdict is {said}, so it is not promoted: {reasons}. Whoever answers for it "
-                             "all the same says so by --override NAME --reason TEXT, which the record keeps")  # fmt: skip
+        way_out = "Whoever answers for it all the same says so by --override NAME --reason TEXT, which the record keeps"
+        raise PromotionError(f"{run}: the verdict is {said}, so it is not promoted: {reasons}. {way_out}")
 
 
 # ---------------------------------------------------------------- the evidence against the journal
@@ -110,7 +112,9 @@ def _refuse_contradiction(run: Path) -> None:
     evidence = runs.read_evidence(run / runs.EVIDENCE)
     problem = next(_contradictions(entries, evidence), None)
     if problem is not None:
-        raise PromotionError(f"{at(run / runs.EVIDENCE)}{problem}; one of the two was changed. Repeat the gate's command")
+        raise PromotionError(
+            f"{at(run / runs.EVIDENCE)}{problem}; one of the two was changed. Repeat the gate's command"
+        )
     for problem in _foreign_labels(run, entries):
         raise PromotionError(problem)
 

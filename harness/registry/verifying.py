@@ -1,4 +1,4 @@
-"""Whether what stands in a folder is what was promoted: fails closed, needs no network, and names the file that is wrong
+"""Whether what stands in a folder is what was promoted: fails closed, offline, and names the file that is wrong
 
 Only a signature by a key that the caller trusts makes anything true here; keys that lie beside a bundle are never
 looked at. A bundle in a registry is held against the registry's ledger too; a copy of it elsewhere has none, and the
@@ -189,7 +189,7 @@ def _check_gate(where: str, signed: Mapping[str, str], demanded: Mapping[str, st
 
 def _check_run(run: Path, claim: Mapping[str, Any]) -> None:
     """Every file of a run is that of the record, and decides as it says."""
-    from harness.document import decide_again
+    from harness.deciding import decide_again
 
     for name, digest in claim["evidence"].items():
         if not all(is_plain(part) for part in name.split("/")):

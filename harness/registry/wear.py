@@ -87,11 +87,7 @@ def read_decisions(folder: Path) -> list[Look]:
 
 def looks_at(folder: Path, version: str, digest: str | None = None) -> int:
     """How many runs were decided on `name@version`, asked in one way (`digest`) or in any."""
-    found = {
-        look.run
-        for look in read_decisions(folder)
-        if look.version == version and digest in (None, look.digest)
-    }
+    found = {look.run for look in read_decisions(folder) if look.version == version and digest in (None, look.digest)}
     return len(found)
 
 

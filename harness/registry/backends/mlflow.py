@@ -180,13 +180,15 @@ class MlflowRegistry:
         """Write the entry, move the alias, and look whether somebody else wrote at the same time."""
         name = f"{_ENTRY}{entry.number:08}"
         if name in self._registered().tags:
-            raise StorageError(f"{self._place(entry.alias)}: somebody else promoted at the same time; repeat the command")
+            raise StorageError(
+                f"{self._place(entry.alias)}: somebody else promoted at the same time; repeat the command"
+            )
         self._client.set_registered_model_tag(self._model, name, json.dumps(entry.as_json(), sort_keys=True))
         self._point(entry.alias, entry.promotion)
         entries = self._entries()
         if entry not in entries:
-            raise StorageError(f"{self._place(entry.alias)}: somebody else promoted at the same time, and theirs stands; "
-                               "repeat the command")  # fmt: skip
+            place = self._place(entry.alias)
+            raise StorageError(f"{place}: somebody else promoted at the same time, and theirs stands; repeat this")
 
     def _point(self, alias: str, identity: str) -> None:
         version = self._version(identity)
