@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,17 @@ def test_refusals_have_their_exit_codes_and_leave_the_registry_as_it_was(
         assert (code, "error" in said) == (expected, True), (arguments, said)
     assert Path("registry/ledger.jsonl").read_bytes() == before
     assert len(list(Path("registry/promotions").iterdir())) == 1
+
+
+def test_a_registry_whose_extra_is_missing_names_it(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    call(capsys, "key", "new")
+    for address, extra in (("mlflow+http://127.0.0.1:9/m", "[mlflow]"), ("hf://team/adapter", "[hub]")):
+        code, said = call(capsys, "promote", runs["one"], "--registry", address)
+        assert (code, extra in said["error"]["message"]) == (2, True), said
 
 
 def test_an_override_is_promoted_told_and_verified_only_when_accepted(

@@ -67,7 +67,7 @@ def test_an_override_is_recorded_with_name_and_reason(made: dict[str, Path]) -> 
 
 
 def test_an_override_needs_a_name_and_a_reason_and_something_to_override(made: dict[str, Path]) -> None:
-    for by, reason in (("", "because"), ("Ada", " "), ("Ada", "x" * 3000)):
+    for by, reason in (("", "because"), ("Ada", " "), ("Ada", "x" * 3000), ("Ada\x1b[2J", "because")):
         with pytest.raises(ConfigError):
             Override(by, reason)
     with pytest.raises(PromotionError, match="nothing to override"):

@@ -163,6 +163,11 @@ def test_another_policy_and_another_run_are_refused(place: Place, tmp_path: Path
     with pytest.raises(RecordError, match=r"another policy: suites of its gate\.yaml differ"):
         verify(place.root, place.trusted, Demands(gate=load_gate(milder).gate.section_digests()))
     run = Path(shutil.copytree(place.run, tmp_path / place.run.name))
+    (run / "labels").mkdir()
+    (run / "labels" / "sums.exact_match.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"exact_match\.jsonl: was not there"):
+        verify(place.root, place.trusted, Demands(run=run))
+    shutil.rmtree(run / "labels")
     journal = run / "journal.jsonl"
     journal.write_bytes(journal.read_bytes().replace(b'"text":"2"', b'"text":"3"', 1))
     with pytest.raises(RecordError, match=r"journal\.jsonl: changed since it was promoted"):

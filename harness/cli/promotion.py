@@ -106,7 +106,7 @@ def registry_log(registry: RegistryOption = "registry", as_json: Json = False) -
     if as_json:
         print_json({"entries": [entry.as_json() for entry in entries], "aliases": aliases})
         return 0
-    from harness.console import print_table
+    from harness.console import print_table, stripped
 
     columns = ("#", "when", "what", "alias", "promotion", "run", "verdict", "signed by")
     rows = [
@@ -116,7 +116,7 @@ def registry_log(registry: RegistryOption = "registry", as_json: Json = False) -
     ]  # fmt: skip
     print_table(registry, columns, rows)
     for alias, identity in aliases.items():
-        typer.echo(f"{alias} is {identity[:12]}")
+        typer.echo(stripped(f"{alias} is {identity[:12]}"))
     return 0
 
 
@@ -161,7 +161,9 @@ def verify(
         return 0
     typer.echo(f"{verified.path} is what was promoted: {verified.verdict.upper()}, signed by {verified.keyid[:16]}")
     if verified.override is not None:
-        typer.echo(f"overridden by {verified.override['by']}: {verified.override['reason']}")
+        from harness.console import stripped
+
+        typer.echo(stripped(f"overridden by {verified.override['by']}: {verified.override['reason']}"))
     if verified.entries is None:
         typer.echo("it lies in no registry, so no ledger was asked whether it still stands for anything")
     else:

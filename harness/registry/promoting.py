@@ -14,9 +14,10 @@ from typing import Any
 
 from harness import labelled, runs
 from harness.adapters import promotable
+from harness.config import slug
 from harness.deciding import decide_again
 from harness.errors import DataError, PromotionError, StorageError, at
-from harness.records import Evidence, Verdict
+from harness.records import Evidence, Verdict, content_hash
 from harness.registry import Override, Promotion
 from harness.registry.dsse import canonical
 from harness.registry.statement import EVIDENCE, LOCK, VERDICT, Material, lock_of, make_statement, sha256
@@ -38,10 +39,7 @@ def prepare(run: Path, *, adapter: Path | None = None, override: Override | None
     if not run.is_dir():
         raise StorageError(f"{run}: no such run directory")
     _refuse_changed(run)
-    try:
-        manifest, verdict = decide_again(run)
-    except DataError as error:
-        raise PromotionError(f"{error}; the labels are not those of this run") from error
+    manifest, verdict = _decide(run)
     _refuse_contradiction(run)
     _refuse_verdict(run, verdict, override)
     files = _files(manifest, adapter)
@@ -57,7 +55,7 @@ def _promotion(
     papers = {LOCK: lock_of(manifest), EVIDENCE: evidence, VERDICT: said.encode()}
     statement = make_statement(
         Material(
-            run=run.resolve().name,
+            run=f"{slug(manifest['candidate']['name'])}-{content_hash(manifest)[:12]}",
             manifest=manifest,
             verdict=verdict,
             gate=runs.read_facts(run)[runs.ENDED]["gate"],
@@ -69,6 +67,15 @@ def _promotion(
     )
     payload = canonical(statement)
     return Promotion(sha256(payload), statement, payload, files, papers)
+
+
+def _decide(run: Path) -> tuple[dict[str, Any], Verdict]:
+    try:
+        return decide_again(run)
+    except DataError as error:
+        raise PromotionError(f"{error}; the labels are not those of this run") from error
+    except (KeyError, TypeError, ValueError) as error:  # whoever rewrote the files can have sealed them too
+        raise PromotionError(f"{run}: its files do not fit each other ({type(error).__name__}: {error})") from error
 
 
 def stored_digests(run: Path) -> dict[str, str]:

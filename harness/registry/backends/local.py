@@ -99,15 +99,16 @@ class LocalRegistry:
         return ledger.read(self._ledger)
 
     def fetch(self, alias: str, folder: Path) -> Path | None:
-        """See `Registry.fetch`: the promotion itself, with the link followed once."""
+        """See `Registry.fetch`: the promotion itself, by what the ledger says and not by a link."""
         self._there()
         check_alias(alias)
-        try:
-            return self._place(alias).resolve(strict=True)
-        except OSError as error:
-            if alias in ledger.standing(self.log()):
-                raise StorageError(f"{self._place(alias)}: the alias is lost; the next promotion mends it") from error
+        identity = ledger.standing(self.log()).get(alias)
+        if identity is None:
             return None
+        found = (self.root / "promotions" / identity).resolve()
+        if not found.is_dir():
+            raise StorageError(f"{found}: {alias} stands for this promotion, and it is not kept any more")
+        return found
 
     # ------------------------------------------------------------ writing
 
