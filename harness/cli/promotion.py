@@ -106,7 +106,8 @@ def registry_log(registry: RegistryOption = "registry", as_json: Json = False) -
     if as_json:
         print_json({"entries": [entry.as_json() for entry in entries], "aliases": aliases})
         return 0
-    from harness.console import print_table, stripped
+    from harness.console import print_table
+    from harness.report._text import stripped
 
     columns = ("#", "when", "what", "alias", "promotion", "run", "verdict", "signed by")
     rows = [
@@ -161,7 +162,7 @@ def verify(
         return 0
     typer.echo(f"{verified.path} is what was promoted: {verified.verdict.upper()}, signed by {verified.keyid[:16]}")
     if verified.override is not None:
-        from harness.console import stripped
+        from harness.report._text import stripped
 
         typer.echo(stripped(f"overridden by {verified.override['by']}: {verified.override['reason']}"))
     if verified.entries is None:
