@@ -43,6 +43,6 @@ def gated(
     else:
         shutil.copytree(adapter, folder / "adapter")
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    document["candidate"]["adapter"] = "adapter"
+    document["candidate"]["answered_by"] = "adapter"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return run_gate(load_gate(path), Silent()).path

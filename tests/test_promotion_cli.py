@@ -136,14 +136,14 @@ def test_the_champion_is_the_next_baseline(
     path = tmp_path / "project" / "gate.yaml"
     shutil.copytree(runs["one"].parents[1], path.parent, ignore=shutil.ignore_patterns("runs"))
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    document["baseline"]["adapter"] = "registry:champion"
+    document["baseline"]["answered_by"] = "registry:champion"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"baseline: adapter: .* harness registry init"):
+    with pytest.raises(ConfigError, match=r"baseline: answered_by: .* harness registry init"):
         subject_options(load_gate(path), "baseline")
     call(capsys, "key", "new")
     registry = path.parent / "registry"
     assert call(capsys, "registry", "init", registry)[0] == 0
-    assert getattr(subject_options(load_gate(path), "baseline"), "adapter") is None  # noqa: B009 - of the plugin's own
+    assert getattr(subject_options(load_gate(path), "baseline"), "answered_by") is None  # noqa: B009 - of the plugin's own
     call(capsys, "promote", runs["one"], "--registry", registry)
     make_adapter(path.parent / "adapter", seed=7)
     manifest = json.loads((run_gate(load_gate(path), Silent()).path / "manifest.json").read_text(encoding="utf-8"))

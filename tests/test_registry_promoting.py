@@ -149,6 +149,15 @@ def test_what_is_no_finished_run_and_what_has_no_files_is_told_so(
         prepare(run)
 
 
+def test_answers_of_somebody_else_do_not_promote_the_configured_adapter(tmp_path: Path) -> None:
+    from harness.candidates import with_candidate
+    from harness.config import load_gate
+
+    path = gated(tmp_path).parents[1] / "gate.yaml"
+    other = with_candidate(load_gate(path), tmp_path / "before.jsonl")
+    assert "answered_by" not in other.gate.candidate.options
+
+
 def test_a_candidate_without_files_cannot_be_promoted(tmp_path: Path) -> None:
     from harness.config import load_gate
     from harness.gate import run_gate

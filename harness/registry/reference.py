@@ -16,7 +16,7 @@ from harness.registry import open_registry
 from harness.registry.verifying import identity_of, intact
 
 _PREFIX, _DEFAULT = "registry:", "registry"
-_ON_TOP = ("adapter", "head")  # what a model can be without
+_ON_TOP = ("adapter", "head", "answered_by")  # what a model can be without
 
 
 def resolve(loaded: LoadedConfig, arm: Arm) -> tuple[dict[str, Any], str]:
