@@ -59,7 +59,9 @@ def test_a_promotion_is_one_commit_that_another_machine_verifies(
     found = verify(folder, {key.identity: key.public})
     assert (found.identity, found.entries, found.aliases) == (promotions[0].identity, 1, ("champion",))
     assert hub.tags[f"promotion-{promotions[0].identity[:16]}"] == hub.branches["champion"]
+    hub.branches["candidate"] = hub.branches["main"]  # as a promotion leaves it that failed before its first commit
     assert registry.fetch("candidate", tmp_path) is None
+    assert registry.fetch("other", tmp_path) is None
 
 
 def test_the_card_holds_the_results_of_the_verdict(

@@ -107,9 +107,9 @@ class HubRegistry:
     def fetch(self, alias: str, folder: Path) -> Path | None:
         """See `Registry.fetch`."""
         check_alias(alias)
-        with self._asking():
+        with self._asking(), tempfile.TemporaryDirectory() as scratch:
             head = self._heads().get(alias)
-            if head is None:
+            if head is None or alias not in ledger.standing(self._entries(head, Path(scratch))):
                 return None
             return self._download(head, folder / f"{self.name.replace('/', '--')}-{head[:16]}")
 
