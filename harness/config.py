@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -138,13 +138,18 @@ class GateConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A configuration with where it came from, the command that gates it once more, and which samples it is about."""
+    """A configuration with where it came from, the command that gates it once more, and which samples it is about.
+
+    `promoted` remembers what each `registry:…` stood for when it was first followed, so that all that is done with the
+    configuration is done with the same promotion.
+    """
 
     gate: GateConfig
     path: Path
     lines: Lines
     command: str = ""
     part: Part = "verdict"
+    promoted: dict[str, Path | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def folder(self) -> Path:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import plugins, policy, runs, wear
+from harness import plugins, runs, wear
+from harness.deciding import decide_again
 from harness.drift import AnswerDrift, SuiteDrift, summarise
 from harness.judged import judge_facts
-from harness.labelled import with_labels
-from harness.records import Check, Comparison, Guard, Output, Verdict
+from harness.records import Comparison, Output, Verdict
 from harness.report import Document, Item, change_of
 
 REPORTS = ("html", "markdown", "junit")
@@ -30,23 +30,6 @@ def disclosed(path: Path) -> Mapping[str, float] | None:
     """The largest gain that may be shown of each guard of a stored run; None where nothing is withheld."""
     rungs: Mapping[str, float] | None = (runs.read_facts(path).get(wear.FACT) or {}).get("rungs")
     return rungs
-
-
-def decide_again(path: Path) -> tuple[dict[str, Any], Verdict]:
-    """The manifest of a finished run, and the verdict on its stored evidence and labels; `verdict.json` is not asked.
-
-    Raises:
-        StorageError: a file of the run is missing or damaged.
-        DataError: a label is of no pair of the run.
-    """
-    manifest: dict[str, Any] = runs.read_json(path / runs.MANIFEST)
-    ended = runs.read_facts(path).get(runs.ENDED) or {}
-    if not ended:  # a run of a version that did not write this down
-        ended = {"checks": runs.read_json(path / runs.VERDICT)["checks"], "stopped": manifest.get("no_verdict", ())}
-    guards = [Guard(**guard) for guard in manifest["guards"]]
-    checks = [Check(**check) for check in ended["checks"]]
-    evidence = with_labels(runs.read_evidence(path / runs.EVIDENCE), path)
-    return manifest, policy.decide(evidence, guards, checks, stopped=ended["stopped"])
 
 
 def make_document(

@@ -250,7 +250,7 @@ def _names_of(section: SubjectSection) -> tuple[str, ...]:
 def build_subject(loaded: LoadedConfig, arm: Arm, context: SubjectContext) -> Subject:
     """One arm's subject, by its plugin."""
     section: SubjectSection = getattr(loaded.gate, arm)
-    _, promoted = _given(loaded, arm)
+    _, promoted = reference.resolve(loaded, arm)
     try:
         subject: Subject = plugins.load("subjects", section.kind).build(subject_options(loaded, arm), context)
     except ImportError as error:
@@ -267,14 +267,8 @@ def subject_options(loaded: LoadedConfig, arm: Arm) -> BaseModel:
         UsageError: there is no such kind of subject or option, or a file that it names is not there.
     """
     section: SubjectSection = getattr(loaded.gate, arm)
-    options, _ = _given(loaded, arm)
+    options, _ = reference.resolve(loaded, arm)
     return plugins.options("subjects", section.kind, options, where=loaded.where(arm), folder=loaded.folder)
-
-
-def _given(loaded: LoadedConfig, arm: Arm) -> tuple[dict[str, Any], str]:
-    """One arm's options with what `registry:…` stands for now, and what the arm is called for it."""
-    section: SubjectSection = getattr(loaded.gate, arm)
-    return reference.resolve(section.options, loaded.folder, loaded.folder / loaded.gate.cache, loaded.where(arm))
 
 
 def _evaluate(
@@ -298,9 +292,7 @@ def _evaluate(
     return replace(verdict, checks=tuple(checks))
 
 
-def _note_end(
-    run: runs.RunDirectory, gate: GateConfig, checks: Sequence[Check], stopped: Sequence[str] = ()
-) -> None:
+def _note_end(run: runs.RunDirectory, gate: GateConfig, checks: Sequence[Check], stopped: Sequence[str] = ()) -> None:
     """Keep in the journal what a verdict rests on beside evidence and manifest, so that it can be decided again."""
     checked = [asdict(check) for check in checks]
     ended = {"checks": checked, "stopped": list(stopped), "gate": gate.section_digests()}

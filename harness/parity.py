@@ -1,4 +1,4 @@
-"""Served-form parity: is what a server answers with what was evaluated? Merged, quantised, in another engine, or not at all
+"""Served-form parity: is what a server answers with what was evaluated, merged, quantised or in another engine?
 
 The samples that a run asked are put to the server in the run's own order, exactly as they were put to the candidate.
 The candidate's stored answers take the baseline's place, the server's answers the candidate's, and the same policy
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from os.path import commonprefix
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,7 +32,7 @@ _ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Where the served form is: the URL of an OpenAI-compatible API, the model's name there, the variable of its key."""
+    """Where the served form is: URL of an OpenAI-compatible API, the model's name there, the variable of its key."""
 
     url: str
     model: str
@@ -110,7 +109,11 @@ class Parity:
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""
-        agreement = {**asdict(self.agreement), "interval": self.agreement.interval, "unapplied": self.agreement.unapplied}
+        agreement = {
+            **asdict(self.agreement),
+            "interval": self.agreement.interval,
+            "unapplied": self.agreement.unapplied,
+        }
         return {**self.verdict.as_json(), "parity": self.sentence, "agreement": agreement, "left_out": self.left_out}
 
 
@@ -211,7 +214,7 @@ def _refuse_other(manifest: Mapping[str, Any], state: SuiteState, loaded: Loaded
 
 
 def _subject(served: Served, manifest: Mapping[str, Any]) -> Subject:
-    """The server as a subject that is asked as the candidate was: plain text stays plain unless it was served before."""
+    """The server as a subject that is asked as the candidate was: plain text stays plain, unless that was served."""
     plain = manifest["candidate"].get("completions", True)
     section = SubjectSection(
         kind="served", model=f"openai/{served.model}", api_base=served.url, api_key_env=served.api_key_env,
@@ -225,7 +228,7 @@ def _subject(served: Served, manifest: Mapping[str, Any]) -> Subject:
 def _agreement(pairs: Sequence[_Texts]) -> Agreement:
     whole = [p for p in pairs if p.served.failure is None and p.candidate.spoken is not None]
     texts = [(p.candidate.spoken or "", p.served.spoken or "") for p in whole]
-    kept = [len(commonprefix([a, b])) / max(len(a), 1) for a, b in texts if a != b]
+    kept = [_shared(a, b) / max(len(a), 1) for a, b in texts if a != b]
     nearer = [_nearer(p) for p in whole]
     return Agreement(
         texts=len(texts),
@@ -238,14 +241,19 @@ def _agreement(pairs: Sequence[_Texts]) -> Agreement:
 
 
 def _nearer(pair: _Texts) -> int:
-    """1 where the server's text goes longer with the candidate's, −1 with the baseline's, 0 where that tells nothing."""
+    """1 where the server's text goes longer with the candidate's, −1 with the baseline's, 0 where it tells nothing."""
     candidate, baseline, served = (output.spoken or "" for output in (pair.candidate, pair.baseline, pair.served))
     if candidate == baseline:
         return 0
     if served in (candidate, baseline):
         return 1 if served == candidate else -1
-    gap = len(commonprefix([candidate, served])) - len(commonprefix([baseline, served]))
+    gap = _shared(candidate, served) - _shared(baseline, served)
     return (gap > 0) - (gap < 0)
+
+
+def _shared(a: str, b: str) -> int:
+    """How many characters two texts begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _checks(found: Agreement) -> list[Check]:

@@ -31,6 +31,7 @@ _EXTRA_OF = {
     "google": "traces", "zstandard": "traces", "starlette": "traces", "uvicorn": "traces", "duckdb": "traces",
     "fsspec": "traces", "grpc": "traces-grpc",
     "presidio_analyzer": "presidio", "fi": "future-agi", "mlflow": "mlflow", "wandb": "wandb",
+    "huggingface_hub": "hub",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,21 @@ def make_adapter(folder: Path, seed: int = 0) -> Path:
 
 
 def gated(
-    folder: Path, *, lost: Iterable[int] = (), silent: Iterable[int] = (), seed: int = 0, **policy: Any
+    folder: Path,
+    *,
+    lost: Iterable[int] = (),
+    silent: Iterable[int] = (),
+    seed: int = 0,
+    adapter: Path | None = None,
+    **policy: Any,
 ) -> Path:
     """The run directory of a gate in `folder`: a PROMOTE, unless the candidate has lost too many answers."""
     path = scripted_project.project(folder, lost=lost, silent=silent, **policy)
-    make_adapter(folder / "adapter", seed)
+    if adapter is None:
+        make_adapter(folder / "adapter", seed)
+    else:
+        shutil.copytree(adapter, folder / "adapter")
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    document["candidate"]["adapter"] = "adapter"
+    document["candidate"]["answered_by"] = "adapter"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return run_gate(load_gate(path), Silent()).path

@@ -1,9 +1,10 @@
-"""The verbs of promotion as a user types them: what they print, their exit codes, and a gate that begins at the champion."""
+"""The verbs of promotion as a user types them: their output and exit codes, and a gate that begins at the champion."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ def test_refusals_have_their_exit_codes_and_leave_the_registry_as_it_was(
     assert len(list(Path("registry/promotions").iterdir())) == 1
 
 
+def test_a_registry_whose_extra_is_missing_names_it(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    call(capsys, "key", "new")
+    for address, extra in (("mlflow+http://127.0.0.1:9/m", "[mlflow]"), ("hf://team/adapter", "[hub]")):
+        code, said = call(capsys, "promote", runs["one"], "--registry", address)
+        assert (code, extra in said["error"]["message"]) == (2, True), said
+
+
 def test_an_override_is_promoted_told_and_verified_only_when_accepted(
     runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,14 +136,14 @@ def test_the_champion_is_the_next_baseline(
     path = tmp_path / "project" / "gate.yaml"
     shutil.copytree(runs["one"].parents[1], path.parent, ignore=shutil.ignore_patterns("runs"))
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    document["baseline"]["adapter"] = "registry:champion"
+    document["baseline"]["answered_by"] = "registry:champion"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"baseline: adapter: .* harness registry init"):
+    with pytest.raises(ConfigError, match=r"baseline: answered_by: .* harness registry init"):
         subject_options(load_gate(path), "baseline")
     call(capsys, "key", "new")
     registry = path.parent / "registry"
     assert call(capsys, "registry", "init", registry)[0] == 0
-    assert getattr(subject_options(load_gate(path), "baseline"), "adapter") is None  # noqa: B009 - of the plugin's own
+    assert getattr(subject_options(load_gate(path), "baseline"), "answered_by") is None  # noqa: B009 - of the plugin's own
     call(capsys, "promote", runs["one"], "--registry", registry)
     make_adapter(path.parent / "adapter", seed=7)
     manifest = json.loads((run_gate(load_gate(path), Silent()).path / "manifest.json").read_text(encoding="utf-8"))
@@ -144,7 +156,7 @@ def test_the_champion_is_the_next_baseline(
         subject_options(load_gate(path), "baseline")
 
 
-class _any_error:  # noqa: N801 - reads as a value
+class _any_error:
     """Equal to an error document whose message holds a text."""
 
     def __init__(self, text: str) -> None:

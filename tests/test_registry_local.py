@@ -15,7 +15,7 @@ from harness.registry.backends import local
 from harness.registry.backends.local import LocalRegistry
 from harness.registry.keys import SigningKey, new_key
 from harness.registry.promoting import prepare
-from harness.registry.verifying import verify
+from harness.registry.verifying import intact, verify
 from tests.promotion_example import gated
 
 
@@ -55,9 +55,9 @@ def test_a_promotion_becomes_the_champion_and_the_same_one_again_changes_nothing
     assert verified(registry, key) == promotions[0].identity
     folder = registry.fetch("champion", Path())
     assert folder is not None
-    assert (folder / "adapter_model.safetensors").read_bytes() == promotions[0].files[
-        "adapter_model.safetensors"
-    ][0].read_bytes()
+    assert (folder / "adapter_model.safetensors").read_bytes() == promotions[0].files["adapter_model.safetensors"][
+        0
+    ].read_bytes()
     assert (folder / "adapter_model.safetensors").stat().st_mode & 0o222 == 0
 
 
@@ -108,7 +108,7 @@ def test_whatever_step_fails_the_champion_stays_whole_and_the_next_promotion_suc
             patch.setattr(bundle, "discard", lambda folder: None)
         with pytest.raises(Killed):
             registry.promote(promotions[1], "champion", key)
-    assert verified(registry, key) in {promotions[0].identity, promotions[1].identity}
+    assert intact(registry.root / "aliases" / "champion") in {promotions[0].identity, promotions[1].identity}
     registry.promote(promotions[2], "champion", key)
     assert verified(registry, key) == promotions[2].identity
     assert list((registry.root / "staging").iterdir()) == []
@@ -139,6 +139,22 @@ def test_an_alias_that_fell_behind_the_ledger_is_moved_by_the_next_writer(
     registry._point("champion", promotions[0].identity)
     assert not registry.promote(promotions[1], "champion", key).changed
     assert registry.aliases() == {"champion": promotions[1].identity}
+
+
+def test_an_alias_that_was_moved_by_hand_is_refused_and_a_gate_follows_the_ledger(
+    registry: LocalRegistry, promotions: list[Promotion], key: SigningKey
+) -> None:
+    registry.promote(promotions[0], "champion", key)
+    registry.promote(promotions[1], "champion", key)
+    registry._point("champion", promotions[0].identity)
+    for path in (registry.root, registry.root / "aliases" / "champion"):
+        with pytest.raises(RecordError, match="the ledger says otherwise"):
+            verify(path, {key.identity: key.public})
+    found = registry.fetch("champion", Path())
+    assert found is not None
+    assert found.name == promotions[1].identity
+    registry.create()
+    assert verified(registry, key) == promotions[1].identity
 
 
 def test_a_damaged_ledger_is_not_written_to(

@@ -67,7 +67,7 @@ def test_an_override_is_recorded_with_name_and_reason(made: dict[str, Path]) -> 
 
 
 def test_an_override_needs_a_name_and_a_reason_and_something_to_override(made: dict[str, Path]) -> None:
-    for by, reason in (("", "because"), ("Ada", " "), ("Ada", "x" * 3000)):
+    for by, reason in (("", "because"), ("Ada", " "), ("Ada", "x" * 3000), ("Ada\x1b[2J", "because")):
         with pytest.raises(ConfigError):
             Override(by, reason)
     with pytest.raises(PromotionError, match="nothing to override"):
@@ -147,6 +147,15 @@ def test_what_is_no_finished_run_and_what_has_no_files_is_told_so(
     (run / runs.SEAL).unlink()
     with pytest.raises(StorageError, match="a run directory that finished"):
         prepare(run)
+
+
+def test_answers_of_somebody_else_do_not_promote_the_configured_adapter(tmp_path: Path) -> None:
+    from harness.candidates import with_candidate
+    from harness.config import load_gate
+
+    path = gated(tmp_path).parents[1] / "gate.yaml"
+    other = with_candidate(load_gate(path), tmp_path / "before.jsonl")
+    assert "answered_by" not in other.gate.candidate.options
 
 
 def test_a_candidate_without_files_cannot_be_promoted(tmp_path: Path) -> None:

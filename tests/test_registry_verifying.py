@@ -144,7 +144,9 @@ def test_a_bundle_under_the_name_of_another_and_one_that_was_never_promoted_are_
 def test_an_override_is_taken_only_by_whoever_says_so(tmp_path: Path) -> None:
     key = new_key(tmp_path / "signing.pem")
     registry = LocalRegistry(tmp_path / "registry")
-    registry.promote(prepare(gated(tmp_path / "p", lost=range(60)), override=Override("Ada", "a demo")), "champion", key)
+    registry.promote(
+        prepare(gated(tmp_path / "p", lost=range(60)), override=Override("Ada", "a demo")), "champion", key
+    )
     trusted = {key.identity: key.public}
     with pytest.raises(RecordError, match=r"BLOCK, and Ada promoted it all the same \(a demo\)"):
         verify(registry.root, trusted)
@@ -161,6 +163,11 @@ def test_another_policy_and_another_run_are_refused(place: Place, tmp_path: Path
     with pytest.raises(RecordError, match=r"another policy: suites of its gate\.yaml differ"):
         verify(place.root, place.trusted, Demands(gate=load_gate(milder).gate.section_digests()))
     run = Path(shutil.copytree(place.run, tmp_path / place.run.name))
+    (run / "labels").mkdir()
+    (run / "labels" / "sums.exact_match.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"exact_match\.jsonl: was not there"):
+        verify(place.root, place.trusted, Demands(run=run))
+    shutil.rmtree(run / "labels")
     journal = run / "journal.jsonl"
     journal.write_bytes(journal.read_bytes().replace(b'"text":"2"', b'"text":"3"', 1))
     with pytest.raises(RecordError, match=r"journal\.jsonl: changed since it was promoted"):

@@ -107,6 +107,7 @@ def registry_log(registry: RegistryOption = "registry", as_json: Json = False) -
         print_json({"entries": [entry.as_json() for entry in entries], "aliases": aliases})
         return 0
     from harness.console import print_table
+    from harness.report._text import stripped
 
     columns = ("#", "when", "what", "alias", "promotion", "run", "verdict", "signed by")
     rows = [
@@ -116,12 +117,14 @@ def registry_log(registry: RegistryOption = "registry", as_json: Json = False) -
     ]  # fmt: skip
     print_table(registry, columns, rows)
     for alias, identity in aliases.items():
-        typer.echo(f"{alias} is {identity[:12]}")
+        typer.echo(stripped(f"{alias} is {identity[:12]}"))
     return 0
 
 
 def verify(
-    path: Annotated[Path | None, typer.Argument(help="A promoted adapter, an alias of a registry, or a registry.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="A promoted adapter, an alias of a registry, or a registry.")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="A gate.yaml that must have been what was demanded.")] = None,
     key: TrustOption = None,
     run: Annotated[Path | None, typer.Option(help="The run directory, to be held against the record too.")] = None,
@@ -159,7 +162,9 @@ def verify(
         return 0
     typer.echo(f"{verified.path} is what was promoted: {verified.verdict.upper()}, signed by {verified.keyid[:16]}")
     if verified.override is not None:
-        typer.echo(f"overridden by {verified.override['by']}: {verified.override['reason']}")
+        from harness.report._text import stripped
+
+        typer.echo(stripped(f"overridden by {verified.override['by']}: {verified.override['reason']}"))
     if verified.entries is None:
         typer.echo("it lies in no registry, so no ledger was asked whether it still stands for anything")
     else:

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import __version__, labelled, runs, wear
 from harness.config import slug
-from harness.document import decide_again
+from harness.deciding import decide_again
 from harness.errors import HarnessError, StorageError
 from harness.records import Check, Comparison, Decision, content_hash
 

@@ -39,6 +39,8 @@ class Override:
     def __post_init__(self) -> None:
         if not self.by.strip() or not self.reason.strip():
             raise ConfigError("an override needs both a name (--override NAME) and a reason (--reason TEXT)")
+        if not (self.by.isprintable() and self.reason.isprintable()):
+            raise ConfigError("name and reason of an override are one line each, without control characters")
         if len(self.by) + len(self.reason) > _MOST:
             raise ConfigError(f"name and reason of an override have {len(self.by) + len(self.reason)} characters; "
                               f"{_MOST} may be given")  # fmt: skip
@@ -117,7 +119,9 @@ def open_registry(where: str, folder: Path = Path()) -> Registry:
     from harness import plugins
 
     scheme, separator, rest = where.partition("://")
-    kind, address = (scheme.partition("+")[0], where) if separator else ("local", str(folder / Path(where).expanduser()))
+    kind, address = (
+        (scheme.partition("+")[0], where) if separator else ("local", str(folder / Path(where).expanduser()))
+    )
     if separator and not rest:
         raise ConfigError(f"{where}: not the address of a registry")
     kind = _SCHEMES.get(kind, kind)

@@ -97,7 +97,9 @@ def new_key(path: Path, kind: Kind = "ed25519") -> SigningKey:
             os.fsync(stream.fileno())
         public_path(path).write_bytes(key.public.pem())
     except FileExistsError as error:
-        raise UsageError(f"{path}: there is a key already, and what it signed could not be verified without it") from error
+        raise UsageError(
+            f"{path}: there is a key already, and what it signed could not be verified without it"
+        ) from error
     except OSError as error:
         raise StorageError(f"{path}: the key could not be written: {error}") from error
     return key

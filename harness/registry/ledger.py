@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,7 +91,7 @@ def check(path: Path, trusted: Mapping[str, PublicKey]) -> list[Entry]:
         raise RecordError(f"{where}signed by {last.keyid[:16]}, which is no key that you trust; see --key FILE")
     if not key.verifies(last.signed, _signature(where, last)):
         raise RecordError(f"{where}the signature is wrong: the entry was changed")
-    for number, (before, entry) in enumerate(zip(entries, entries[1:], strict=False), start=2):
+    for number, (before, entry) in enumerate(pairwise(entries), start=2):
         if entry.at < before.at:
             raise RecordError(f"{at(path, number)}is older than the entry before it")
     return entries
@@ -122,7 +123,9 @@ def promoted(entries: Sequence[Entry], promotion: Promotion, alias: str, key: Si
     claim = promotion.claim
     override = claim["override"] or {"by": "", "reason": ""}
     said = {"promotion": promotion.identity, "adapter": claim["adapter"], "run": claim["run"]}
-    return _signed(entries, {**said, "action": "promote", "alias": alias, "verdict": claim["verdict"], **override}, key, now)
+    return _signed(
+        entries, {**said, "action": "promote", "alias": alias, "verdict": claim["verdict"], **override}, key, now
+    )
 
 
 def rolled_back(entries: Sequence[Entry], alias: str, key: SigningKey, now: datetime) -> Entry:
@@ -150,10 +153,10 @@ def append(path: Path, entry: Entry) -> None:
 def _signed(entries: Sequence[Entry], said: Mapping[str, Any], key: SigningKey, now: datetime) -> Entry:
     previous = chain.digest(entries[-1].as_json()) if entries else chain.GENESIS
     moment = _moment(entries, now)
-    fields = {"number": len(entries) + 1, "previous": previous, "at": moment, "keyid": key.identity}
-    unsigned = Entry(**fields, **said, signature="")
-    signature = base64.b64encode(key.sign(unsigned.signed)).decode("ascii")
-    return Entry(**fields, **said, signature=signature)
+    place = {"number": len(entries) + 1, "previous": previous, "at": moment, "keyid": key.identity}
+    row: dict[str, Any] = {**place, **said, "signature": ""}
+    unsigned = Entry(**row)
+    return replace(unsigned, signature=base64.b64encode(key.sign(unsigned.signed)).decode("ascii"))
 
 
 def _moment(entries: Sequence[Entry], now: datetime) -> str:

@@ -4,7 +4,7 @@ It is a Sigstore bundle around the same DSSE envelope, whose predicate lists the
 elliptic keys and no Ed25519 ones, so the signature is written when the signing key is a P-256 one:
 
     harness key new --kind p256 --out signing.pem
-    model_signing verify key DIR --signature DIR/promotion/model.sig --public_key signing.pub --ignore-paths DIR/promotion
+    model_signing verify key DIR --signature DIR/promotion/model.sig --public_key signing.pub
 """
 
 from __future__ import annotations

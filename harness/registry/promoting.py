@@ -14,9 +14,10 @@ from typing import Any
 
 from harness import labelled, runs
 from harness.adapters import promotable
-from harness.document import decide_again
+from harness.config import slug
+from harness.deciding import decide_again
 from harness.errors import DataError, PromotionError, StorageError, at
-from harness.records import Evidence, Verdict
+from harness.records import Evidence, Verdict, content_hash
 from harness.registry import Override, Promotion
 from harness.registry.dsse import canonical
 from harness.registry.statement import EVIDENCE, LOCK, VERDICT, Material, lock_of, make_statement, sha256
@@ -38,10 +39,7 @@ def prepare(run: Path, *, adapter: Path | None = None, override: Override | None
     if not run.is_dir():
         raise StorageError(f"{run}: no such run directory")
     _refuse_changed(run)
-    try:
-        manifest, verdict = decide_again(run)
-    except DataError as error:
-        raise PromotionError(f"{error}; the labels are not those of this run") from error
+    manifest, verdict = _decide(run)
     _refuse_contradiction(run)
     _refuse_verdict(run, verdict, override)
     files = _files(manifest, adapter)
@@ -57,7 +55,7 @@ def _promotion(
     papers = {LOCK: lock_of(manifest), EVIDENCE: evidence, VERDICT: said.encode()}
     statement = make_statement(
         Material(
-            run=run.resolve().name,
+            run=f"{slug(manifest['candidate']['name'])}-{content_hash(manifest)[:12]}",
             manifest=manifest,
             verdict=verdict,
             gate=runs.read_facts(run)[runs.ENDED]["gate"],
@@ -69,6 +67,15 @@ def _promotion(
     )
     payload = canonical(statement)
     return Promotion(sha256(payload), statement, payload, files, papers)
+
+
+def _decide(run: Path) -> tuple[dict[str, Any], Verdict]:
+    try:
+        return decide_again(run)
+    except DataError as error:
+        raise PromotionError(f"{error}; the labels are not those of this run") from error
+    except (KeyError, TypeError, ValueError) as error:  # whoever rewrote the files can have sealed them too
+        raise PromotionError(f"{run}: its files do not fit each other ({type(error).__name__}: {error})") from error
 
 
 def stored_digests(run: Path) -> dict[str, str]:
@@ -95,11 +102,13 @@ def _refuse_verdict(run: Path, verdict: Verdict, override: Override | None) -> N
     said = verdict.verdict.upper()
     if verdict.verdict == "promote":
         if override is not None:
-            raise PromotionError(f"{run}: the verdict is PROMOTE, so there is nothing to override; leave --override out")
+            raise PromotionError(
+                f"{run}: the verdict is PROMOTE, so there is nothing to override; leave --override out"
+            )
     elif override is None:
         reasons = "; ".join(verdict.reasons) or "no reason was given"
-        raise PromotionError(f"{run}: the verdict is {said}, so it is not promoted: {reasons}. Whoever answers for it "
-                             "all the same says so by --override NAME --reason TEXT, which the record keeps")  # fmt: skip
+        way_out = "Whoever answers for it all the same says so by --override NAME --reason TEXT, which the record keeps"
+        raise PromotionError(f"{run}: the verdict is {said}, so it is not promoted: {reasons}. {way_out}")
 
 
 # ---------------------------------------------------------------- the evidence against the journal
@@ -110,7 +119,9 @@ def _refuse_contradiction(run: Path) -> None:
     evidence = runs.read_evidence(run / runs.EVIDENCE)
     problem = next(_contradictions(entries, evidence), None)
     if problem is not None:
-        raise PromotionError(f"{at(run / runs.EVIDENCE)}{problem}; one of the two was changed. Repeat the gate's command")
+        raise PromotionError(
+            f"{at(run / runs.EVIDENCE)}{problem}; one of the two was changed. Repeat the gate's command"
+        )
     for problem in _foreign_labels(run, entries):
         raise PromotionError(problem)
 

@@ -1,4 +1,4 @@
-"""Whether what stands in a folder is what was promoted: fails closed, needs no network, and names the file that is wrong
+"""Whether what stands in a folder is what was promoted: fails closed, offline, and names the file that is wrong
 
 Only a signature by a key that the caller trusts makes anything true here; keys that lie beside a bundle are never
 looked at. A bundle in a registry is held against the registry's ledger too; a copy of it elsewhere has none, and the
@@ -19,7 +19,7 @@ from harness.registry import CHAMPION, ledger, modelsigning
 from harness.registry.bundle import FOLDER, MODEL_SIGNATURE, RECORD
 from harness.registry.dsse import IN_TOTO, MAX_BYTES, payload_of, unseal
 from harness.registry.keys import PublicKey
-from harness.registry.statement import LOCK, PAPERS, VERDICT, is_plain, parse_statement, sha256
+from harness.registry.statement import LOCK, PAPERS, VERDICT, parse_statement, sha256
 
 _PROMOTIONS, _ALIASES = "promotions", "aliases"
 _UNREAD = frozenset({"README.md"})
@@ -69,7 +69,7 @@ def verify(path: Path, trusted: Mapping[str, PublicKey], demands: Demands = Dema
     Raises:
         RecordError: something is not as it was signed, or not what is demanded; begins with the file.
     """
-    folder = _bundle(path)
+    folder, alias = _bundle(path)
     where = at(folder / FOLDER / RECORD)
     payload, keyid = unseal(_read(folder / FOLDER / RECORD), IN_TOTO, trusted, where)
     subjects, claim = parse_statement(_json(payload, where), where)
@@ -77,8 +77,11 @@ def verify(path: Path, trusted: Mapping[str, PublicKey], demands: Demands = Dema
     _check_papers(folder / FOLDER, claim)
     identity = sha256(payload)
     entries = _check_ledger(folder, identity, trusted)
-    _check_demands(where, claim, demands)
     standing = () if entries is None else tuple(a for a, i in sorted(ledger.standing(entries).items()) if i == identity)
+    if alias and alias not in standing:
+        raise RecordError(f"{at(path)}{alias} leads to {identity[:16]}, and the ledger says otherwise: it was moved by "
+                          "hand, or a promotion was killed, which the same command once more mends")  # fmt: skip
+    _check_demands(where, claim, demands)
     return Verified(
         path=folder,
         identity=identity,
@@ -91,8 +94,8 @@ def verify(path: Path, trusted: Mapping[str, PublicKey], demands: Demands = Dema
     )
 
 
-def _bundle(path: Path) -> Path:
-    """The folder that is meant, with links resolved once: an alias may be moved while this goes on."""
+def _bundle(path: Path) -> tuple[Path, str]:
+    """The folder that is meant, with links resolved once, and the alias of a registry that led there, if one did."""
     chosen = path / _ALIASES / CHAMPION if (path / _ALIASES).is_dir() else path
     try:
         folder = chosen.resolve(strict=True)
@@ -100,7 +103,8 @@ def _bundle(path: Path) -> Path:
         raise RecordError(f"{chosen}: there is nothing there, so nothing was promoted to it") from error
     if not (folder / FOLDER / RECORD).is_file():
         raise RecordError(f"{folder / FOLDER / RECORD}: there is no record, so {path} was not promoted by this way")
-    return folder
+    by_alias = chosen.is_symlink() and folder.parent.name == _PROMOTIONS
+    return folder, chosen.name if by_alias else ""
 
 
 # ---------------------------------------------------------------- files
@@ -112,7 +116,7 @@ def _check_files(folder: Path, expected: Mapping[str, str], trusted: Mapping[str
         _check_digest(folder / name, digest)
     known = {*expected, FOLDER}
     _refuse_more(folder, known | _UNREAD, hidden=True)
-    _refuse_more(folder / FOLDER, {RECORD, MODEL_SIGNATURE, *PAPERS}, hidden=False)
+    _refuse_more(folder / FOLDER, {RECORD, MODEL_SIGNATURE, ledger.FILE, *PAPERS}, hidden=False)
     signature = folder / FOLDER / MODEL_SIGNATURE
     if signature.exists():
         modelsigning.check(_read(signature), expected, trusted, at(signature))
@@ -146,12 +150,17 @@ def _check_digest(path: Path, expected: str) -> None:
 
 
 def _check_ledger(folder: Path, identity: str, trusted: Mapping[str, PublicKey]) -> list[ledger.Entry] | None:
-    """The ledger of the registry that the bundle lies in, which has to know it; None where it lies in none."""
-    if folder.parent.name != _PROMOTIONS:
+    """The ledger of the registry that the bundle lies in or came from, which has to know it; None where there is none.
+
+    A local registry has one ledger for all; a bundle that was fetched from elsewhere brings a copy.
+    """
+    path = folder / FOLDER / ledger.FILE
+    if folder.parent.name == _PROMOTIONS:
+        if folder.name != identity:
+            raise RecordError(f"{folder}: holds the promotion {identity[:16]}, not that of its name")
+        path = folder.parent.parent / ledger.FILE
+    elif not path.exists():
         return None
-    if folder.name != identity:
-        raise RecordError(f"{folder}: holds the promotion {identity[:16]}, not that of its name")
-    path = folder.parent.parent / ledger.FILE
     entries = ledger.check(path, trusted)
     if not any(entry.promotion == identity for entry in entries):
         raise RecordError(f"{at(path)}does not know the promotion {identity[:16]}: it was never promoted here")
@@ -184,12 +193,15 @@ def _check_gate(where: str, signed: Mapping[str, str], demanded: Mapping[str, st
 
 def _check_run(run: Path, claim: Mapping[str, Any]) -> None:
     """Every file of a run is that of the record, and decides as it says."""
-    from harness.document import decide_again
+    from harness.deciding import decide_again
+    from harness.registry.promoting import stored_digests
 
-    for name, digest in claim["evidence"].items():
-        if not all(is_plain(part) for part in name.split("/")):
-            raise RecordError(f"{name!r} in the record leads out of the run directory")
-        _check_digest(run / name, digest)
+    signed, found = claim["evidence"], stored_digests(run)
+    for name in sorted(signed.keys() | found.keys()):
+        if name not in signed:
+            raise RecordError(f"{at(run / name)}was not there when the run was promoted")
+        if found.get(name) != signed[name]:
+            raise RecordError(f"{at(run / name)}changed since it was promoted")
     verdict = decide_again(run)[1].verdict
     if verdict != claim["verdict"]:
         raise RecordError(f"{run}: decides {verdict.upper()} now, where the record says {claim['verdict'].upper()}")
@@ -221,10 +233,19 @@ def intact(bundle: Path) -> str:
     Raises:
         RecordError: a file is not that of the record, or there is no record.
     """
-    folder = _bundle(bundle)
-    path = folder / FOLDER / RECORD
-    payload = payload_of(_read(path), at(path))
-    subjects, claim = parse_statement(_json(payload, at(path)), at(path))
+    folder, _ = _bundle(bundle)
+    where, payload = at(folder / FOLDER / RECORD), _unproved(folder)
+    subjects, claim = parse_statement(_json(payload, where), where)
     for name in claim["files"]:
         _check_digest(folder / name, subjects[name])
     return sha256(payload)
+
+
+def identity_of(bundle: Path) -> str:
+    """What a bundle says that it is; nothing is held against it."""
+    return sha256(_unproved(bundle))
+
+
+def _unproved(folder: Path) -> bytes:
+    path = folder / FOLDER / RECORD
+    return payload_of(_read(path), at(path))

@@ -57,7 +57,7 @@ def note_decision(
         RecordError: it is damaged.
     """
     path, moment = folder / FILE, (now or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds")
-    added = []
+    added: list[Look] = []
     with _locked(path):
         looks = read_decisions(folder)
         known = {(look.run, look.digest) for look in looks}
@@ -87,11 +87,7 @@ def read_decisions(folder: Path) -> list[Look]:
 
 def looks_at(folder: Path, version: str, digest: str | None = None) -> int:
     """How many runs were decided on `name@version`, asked in one way (`digest`) or in any."""
-    found = {
-        look.run
-        for look in read_decisions(folder)
-        if look.version == version and digest in (None, look.digest)
-    }
+    found = {look.run for look in read_decisions(folder) if look.version == version and digest in (None, look.digest)}
     return len(found)
 
 

@@ -4,7 +4,8 @@ a model.
 `answers` is JSONL. A row with `prompt` and `text` answers a generation, and may hold the `ids` and `logprobs` of its
 tokens and the number of `near_ties`; one with `context`, `continuation`, `logprob` and `is_greedy` answers a
 log-likelihood. A prompt of messages is looked up by its text, a line `role: content` each. A request that the file does
-not answer is a failed observation.
+not answer is a failed observation. With `answered_by`, the folder of the adapter that gave the answers, what was gated
+can also be promoted; that it did give them is the word of whoever wrote the file.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Options(BaseModel):
     answers: str = Field(description="JSONL file of answers, relative to gate.yaml")
     batch_size: int = Field(16, ge=1, description="answers given at a time")
     delay: float = Field(0.0, ge=0, description="seconds a batch takes, to try out progress and resuming")
-    adapter: str | None = Field(None, description="folder of the adapter that gave these answers, to be promoted")
+    answered_by: str | None = Field(None, description="folder of the adapter that gave these answers, to be promoted")
     log: str | None = Field(None, description="file that gets one line for every request asked")
 
 
@@ -54,7 +55,7 @@ def build(options: Options, context: SubjectContext) -> ScriptedSubject:
         DataError: the file of answers cannot be read or a row is wrong, or there is no such adapter.
     """
     path = context.folder / options.answers
-    adapter = None if options.adapter is None else (context.folder / options.adapter).resolve()
+    adapter = None if options.answered_by is None else (context.folder / options.answered_by).resolve()
     if adapter is not None and not adapter.is_dir():
         raise DataError(f"{at(adapter)}no such folder; it should hold the adapter that gave the answers in {path}")
     log = context.folder / options.log if options.log else None

@@ -62,7 +62,7 @@ class LocalRegistry:
 
     def promote(self, promotion: Promotion, alias: str, key: SigningKey) -> Outcome:
         """See `Registry.promote`."""
-        _check_alias(alias)
+        check_alias(alias)
         with self._writing() as entries:
             stack = ledger.histories(entries).get(alias, [])
             if stack and stack[-1].promotion == promotion.identity:
@@ -77,7 +77,7 @@ class LocalRegistry:
 
     def rollback(self, alias: str, key: SigningKey) -> Outcome:
         """See `Registry.rollback`."""
-        _check_alias(alias)
+        check_alias(alias)
         self._there()
         with self._writing() as entries:
             entry = ledger.rolled_back(entries, alias, key, _now())
@@ -99,15 +99,16 @@ class LocalRegistry:
         return ledger.read(self._ledger)
 
     def fetch(self, alias: str, folder: Path) -> Path | None:
-        """See `Registry.fetch`: the promotion itself, with the link followed once."""
+        """See `Registry.fetch`: the promotion itself, by what the ledger says and not by a link."""
         self._there()
-        _check_alias(alias)
-        try:
-            return self._place(alias).resolve(strict=True)
-        except OSError as error:
-            if alias in ledger.standing(self.log()):
-                raise StorageError(f"{self._place(alias)}: the alias is lost; the next promotion mends it") from error
+        check_alias(alias)
+        identity = ledger.standing(self.log()).get(alias)
+        if identity is None:
             return None
+        found = (self.root / "promotions" / identity).resolve()
+        if not found.is_dir():
+            raise StorageError(f"{found}: {alias} stands for this promotion, and it is not kept any more")
+        return found
 
     # ------------------------------------------------------------ writing
 
@@ -180,7 +181,8 @@ class LocalRegistry:
                 path.unlink()
 
 
-def _check_alias(alias: str) -> None:
+def check_alias(alias: str) -> None:
+    """Refuse a name that could lead out of a folder or be no branch."""
     if not _ALIAS.fullmatch(alias):
         raise ConfigError(f"alias {alias!r}: lower-case letters, digits, - and _ only, beginning with a letter")
 
