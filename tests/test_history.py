@@ -18,7 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from harness import runs
-from harness.cli import reporting
+from harness.cli import main, reporting
 from harness.errors import ConfigError, StorageError
 from harness.history import flips, lineage, plots, reading, site, tables
 from harness.history.lineage import Move
@@ -26,6 +26,7 @@ from harness.history.reading import Run, find_runs, read_runs
 from harness.history.wearing import worn_sets
 from harness.records import Comparison, Guard
 from tests.history_example import GUARDS, make_run
+from tests.promotion_example import gated
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 
@@ -388,3 +389,21 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, report: Any
     done = report(make_run(tmp_path, "one"), *options)
     assert isinstance(done.exception, ConfigError)
     assert message in str(done.exception)
+
+
+def test_the_ledger_of_a_registry_is_the_lineage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    first, second = (gated(tmp_path / name, seed=seed) for name, seed in (("one", 1), ("two", 2)))
+    for arguments in (["key", "new"], ["promote", str(first)], ["promote", str(second)], ["rollback"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+    done = report("one", "two", "--history", "--out", "site", "--registry", "registry")
+    assert done.return_value == 0, done.exception
+    page = (tmp_path / "site" / "index.html").read_text("utf-8")
+    assert "What the registry's ledger says" in page
+    assert page.count('<li class="promote">') == 2
+    assert page.count('<li class="rollback">') == 1
