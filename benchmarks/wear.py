@@ -79,6 +79,8 @@ def attempt(world: World, runs: int, rng: np.random.Generator, *, decide: bool =
             promoted[open_] = outcomes.passed
             # A BLOCK is shown behind a ladder too, and whoever learns takes it as a sign.
             told[open_] -= outcomes.regressed * (world.disclosed == "ladder")
+        elif not decide:  # frozen: the verdict is exact, and half of these candidates are blocked
+            told -= (observed <= -world.margin) * (world.disclosed == "ladder")
         better = told > seen
         seen = np.where(better, told, seen)
         best = np.where(better[:, None], made, best)

@@ -85,7 +85,10 @@ def told(verdict: Verdict) -> list[str]:
 
 def budget(looks: Sequence[Looks], population: frozenset[str]) -> list[Check]:
     """For each suite whose α is shared over a planned number of candidates: which one this is, or that none is left."""
-    return [_budget(one) for one in looks if one.planned and one.suite in population]
+    found = [_budget(one) for one in looks if one.planned and one.suite in population]
+    if not found and any(one.planned for one in looks):
+        return [Check(BUDGET, True, "every guard is frozen, and so exact: there is no α to share over candidates")]
+    return found
 
 
 def _budget(looks: Looks) -> Check:

@@ -185,7 +185,8 @@ def test_alpha_of_population_guards_is_shared_and_then_spent(tmp_path: Path) -> 
 def test_frozen_guards_are_exact_and_need_no_share(tmp_path: Path) -> None:
     result = gate(project(tmp_path), candidates=2)
     assert result.verdict.comparisons[0].alpha == 0.05
-    assert not [c for c in result.verdict.checks if c.name.startswith(wear.BUDGET)]
+    said = [c.detail for c in result.verdict.checks if c.name.startswith(wear.BUDGET)]
+    assert said == ["every guard is frozen, and so exact: there is no α to share over candidates"]
 
 
 def test_behind_a_ladder_reports_tell_outcomes_and_only_gains_beyond_a_margin(

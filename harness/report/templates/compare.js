@@ -112,7 +112,7 @@
     const count = (number) => number.toLocaleString("en");
     byId("found").textContent = matches.length
       ? `${count(matches.length)} of ${count(rows.length)} rows`
-      : rows.length ? "No sample matches. Clear the search or choose other filters." : "";
+      : rows.length ? "No sample matches. Clear the search or choose other filters." : "No sample of this run may be shown.";
     draw(true);
   }
 
@@ -311,6 +311,7 @@
   function fromAddress() {
     const given = new URLSearchParams(location.hash.slice(1));
     const keys = [...known.keys()];
+    if (!keys.length) return alarm("No run could be read; the list of runs says why.");
     const a = known.has(given.get("a")) ? given.get("a") : keys[0];
     const b = known.has(given.get("b")) ? given.get("b") : "";
     options(byId("a"), [...known.values()].map((one) => [one.key, label(one)]), a);
