@@ -48,7 +48,7 @@ def worn(comparison: Comparison, looks: Looks) -> Worn | None:
     room = abs(words.threshold(comparison)) or comparison.margin
     if looks.number <= _FEW or lucky < room / 2:
         return Worn(comparison.label, looks.number, lucky, "")
-    size = words.signed(lucky, comparison) + words.unit(comparison.bounds)
+    size = words.signed(lucky, comparison).lstrip("+") + words.unit(comparison.bounds)
     return Worn(
         comparison.label, looks.number, lucky,
         f"{looks.version}: {looks.number} candidates have been decided on this set. The best of {looks.number} equal "

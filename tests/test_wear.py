@@ -221,3 +221,15 @@ def test_a_ladder_remembers_the_best_between_runs(tmp_path: Path) -> None:
     another_candidate(path, "other.jsonl", wrong=range(60, 65))
     second = gate(path, "other.jsonl", disclose="ladder")
     assert "+35.0 pts" in second.verdict.comparisons[0].reason, "a worse one shows what is known already"
+
+
+def test_the_seventh_candidate_of_a_small_set_is_warned_of(tmp_path: Path) -> None:
+    path = project(tmp_path, sequential=False)
+    verdicts = []
+    for number in range(7):
+        another_candidate(path, f"c{number}.jsonl", wrong=range(number, 120, 24))
+        verdicts.append(gate(path, f"c{number}.jsonl").verdict)
+    warned = [bool(wear.told(verdict)) for verdict in verdicts]
+    assert warned == [False] * 6 + [True]
+    assert "sums@1: 7 candidates have been decided on this set" in wear.told(verdicts[-1])[0]
+    assert verdicts[-1].verdict == "promote", "a warning changes no verdict"

@@ -45,5 +45,5 @@ def _wearing(suite: str, digest: str, runs: Sequence[Run]) -> Wearing:
     if not told:
         return Wearing(version, digest, looks.number, words.MISSING, "")
     worst, comparison = max(told, key=lambda pair: (bool(pair[0].warning), pair[0].lucky))
-    size = words.signed(worst.lucky, comparison) + words.unit(comparison.bounds)
+    size = words.signed(worst.lucky, comparison).lstrip("+") + words.unit(comparison.bounds)
     return Wearing(version, digest, looks.number, size, worst.warning)

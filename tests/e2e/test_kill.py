@@ -59,7 +59,7 @@ def test_twenty_kills(tmp_path: Path) -> None:
     began = time.monotonic()
     assert start(whole).wait() == 1  # 8 of 120 lost: a drop of 6.7 points against a margin of 5
     length = time.monotonic() - began
-    (finished_run,) = (tmp_path / "whole" / "runs").iterdir()
+    (finished_run,) = (tmp_path / "whole" / "runs").glob("*/")
 
     folder = tmp_path / "killed"
     path = prepare(folder)
@@ -81,7 +81,7 @@ def test_twenty_kills(tmp_path: Path) -> None:
             assert sum(again[p] for p in prompts) <= (6 if arm == "baseline" else 0)
     assert repeated == 0
     assert start(path).wait() == 1
-    (resumed_run,) = (folder / "runs").iterdir()
+    (resumed_run,) = (folder / "runs").glob("*/")
     for name in ("verdict.json", "evidence.parquet", "manifest.json", "report.html", "report.md", "junit.xml"):
         assert (resumed_run / name).read_bytes() == (finished_run / name).read_bytes(), name
     shutil.rmtree(folder)
