@@ -65,14 +65,15 @@ class Tried:
 def attempt(world: World, runs: int, rng: np.random.Generator, *, decide: bool = True) -> Tried:
     """All candidates of `runs` independent people, each with a set of their own."""
     best = _fresh(world, runs, rng)
-    seen = best.mean(axis=1) if world.disclosed == "full" else np.zeros(runs)  # a ladder starts at the baseline
+    seen, rung = np.full(runs, -np.inf), np.zeros(runs)  # a ladder starts at the baseline
     promoted = np.zeros(runs, dtype=bool)
     top = best.mean(axis=1)
     for number in range(CANDIDATES):
         made = best if number == 0 else _next(world, best, rng)
         observed = made.mean(axis=1)
         top = np.maximum(top, observed)
-        told = observed if world.disclosed == "full" else _rungs(world, seen, observed)
+        rung = _rungs(world, rung, observed)
+        told = observed.copy() if world.disclosed == "full" else rung.copy()
         open_ = np.flatnonzero(~promoted) if decide else np.arange(0)  # a promotion ends the search
         if len(open_):
             outcomes = decide_sets(world.setting, made[open_], np.ones_like(made[open_]))
@@ -96,8 +97,8 @@ def _fresh(world: World, runs: int, rng: np.random.Generator) -> Floats:
     return draw_sets(world.setting, -world.margin, runs, rng)[0]
 
 
-def _rungs(world: World, seen: Floats, observed: Floats) -> Floats:
-    return np.array([climb(float(a), float(b), world.margin) for a, b in zip(seen, observed, strict=True)])
+def _rungs(world: World, rung: Floats, observed: Floats) -> Floats:
+    return np.array([climb(float(a), float(b), world.margin) for a, b in zip(rung, observed, strict=True)])
 
 
 # ---------------------------------------------------------------- the tables
