@@ -254,7 +254,8 @@ def test_traces_observations_and_scores_in_three_files_come_together(tmp_path: P
     call = one(*files)
     check_langfuse(call)
     assert {(f.name, f.score, f.label, f.source, f.about) for f in call.feedback} == {
-        ("thumb", 1.0, "", "human", "call"), ("mood", None, "happy", "llm", "call"), ("whole", 0.5, "", "human", "trace"),
+        ("thumb", 1.0, "", "human", "call"), ("mood", None, "happy", "llm", "call"),
+        ("whole", 0.5, "", "human", "trace"),
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from harness import plugins
 from harness.errors import TraceError
 from harness.traces import otlp
+from harness.traces.importing import Source, sources
 from harness.traces.normal import dialects, normalise
 from harness.traces.records import Call, LogEvent, Span, SpanEvent, SpanLink
 from tests.trace_fuzz import MARKS, Fuzz
@@ -195,3 +196,48 @@ def test_a_document_of_any_shape_keeps_its_good_spans(listed: list[Any], resourc
     assert found.items[-1].name == "good"
     for span in found.items:
         json.dumps(span.as_json(), ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+# ---------------------------------------------------------------- files
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "collector": {"resourceSpans": []},
+    "phoenix": {"context.trace_id": "1", "context.span_id": "2"},
+    "langfuse": {"id": "1", "trace_id": "2", "type": "GENERATION"},
+    "requests": {"request": {}},
+}
+FIELDS = {
+    "collector": ("resourceSpans", "resourceLogs"),
+    "phoenix": ("context", "attributes", "events", "start_time", "attributes.llm.input_messages", "annotations"),
+    "langfuse": (
+        "id", "traceId", "type", "input", "output", "startTime", "modelParameters", "usage", "scores", "timestamp",
+        "observations", "metadata", "level", "data_type", "value", "parentObservationId", "costDetails",
+    ),
+    "requests": ("request", "response", "messages", "custom_id", "body", "error", "timestamp", "latency", "feedback"),
+}  # fmt: skip
+
+
+def test_every_source_is_fuzzed() -> None:
+    assert sorted(SHAPES) == sorted(FIELDS) == plugins.names("traces.importing")
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda s: s.name)
+def test_a_record_of_any_shape_is_read_or_is_one_kind_of_error(source: Source) -> None:
+    @fuzzed
+    @given(seeds, st.lists(st.sampled_from(FIELDS[source.name]), max_size=5))
+    def check(seed: int, names: list[str]) -> None:
+        fuzz = Fuzz(seed, {})
+        record = {**SHAPES[source.name], **{name: fuzz.value() for name in names}}
+        reader = source.start()
+        for given_record in (record, fuzz.value()):
+            assert source.recognise(given_record) in (True, False)
+            try:
+                taken = [reader.take(given_record), reader.finish()]
+            except ValueError:
+                continue
+            spans = [span for each in taken for span in each.spans]
+            events = [event for each in taken for event in each.events]
+            for call in normalise(spans, events, tenant="t", pseudonym=lambda _: "u").calls:
+                assert_goes_to_json_and_back(call)
+
+    check()

@@ -77,6 +77,8 @@ def _root(trace: Any) -> str:
 
 
 def _observation(row: Mapping[str, Any]) -> Span:
+    if not row.get("id"):
+        raise ValueError("an observation without an id")
     trace = row.get("trace_id")
     parent = row.get("parent_observation_id")
     failed = text(row, "level").upper() == "ERROR"
@@ -104,7 +106,8 @@ def _trace(row: Mapping[str, Any]) -> Iterator[Span]:
         attributes=_identity(row),
         scope="langfuse",
     )
-    for inner in row.get("observations") or ():
+    listed = row.get("observations")
+    for inner in listed if isinstance(listed, list) else ():
         if isinstance(inner, Mapping):  # the API may list ids only
             yield _observation({"trace_id": row["id"], **_snake(inner)})
 
