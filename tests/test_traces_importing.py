@@ -101,6 +101,17 @@ def test_a_damaged_line_is_named_and_can_be_left_out(tmp_path: Path) -> None:
     assert [message.partition(": ")[0].rpartition(":")[2] for message in told] == ["3", "4"]
 
 
+def test_a_damaged_first_line_is_told_like_any_other(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.jsonl", b'{"resourceSpans": [\n' + lines(*collected(SPANS[:2])))
+    told: list[str] = []
+    assert [each.line for each in read_files([path], on_damage=told.append)] == [2, 3]
+    assert len(told) == 1
+    assert "t.jsonl:1: not valid JSON" in told[0]
+    broken = written(tmp_path / "d.json", json.dumps(collected(SPANS), indent=1).encode()[:-1])
+    with pytest.raises(TraceError, match=r"d\.json"):
+        list(read_files([broken], source="collector", on_damage=told.append))
+
+
 def test_rejected_spans_are_counted_with_their_line(tmp_path: Path) -> None:
     document = collected(SPANS[:1])[0]
     document["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["traceId"] = "xyz"
@@ -288,6 +299,11 @@ def test_a_failed_observation_is_an_error(tmp_path: Path) -> None:
     assert call.error.message == "429"
     assert call.outputs == ()
     assert call.messages[0].text == "Hi"
+
+
+def test_a_structured_answer_of_langfuse_is_its_json(tmp_path: Path) -> None:
+    call = one(written(tmp_path / "o.jsonl", lines({**OBSERVATION, "output": {"state": "shipped"}})))
+    assert call.outputs[0].text == '{"state":"shipped"}'
 
 
 # ---------------------------------------------------------------- plain logs

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from harness import plugins
 from harness.errors import TraceError
 from harness.traces import otlp
+from harness.traces._literals import python_literal
 from harness.traces.importing import Source, sources
 from harness.traces.normal import dialects, normalise
 from harness.traces.records import Call, LogEvent, Span, SpanEvent, SpanLink
@@ -196,6 +197,31 @@ def test_a_document_of_any_shape_keeps_its_good_spans(listed: list[Any], resourc
     assert found.items[-1].name == "good"
     for span in found.items:
         json.dumps(span.as_json(), ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+# ---------------------------------------------------------------- literals
+
+plain_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
+    max_leaves=10,
+)
+
+
+@fuzzed
+@given(plain_values)
+@example(["\\'\"\n\x00\u2028\U0001f600", {"it's": 'he said "no"'}, -1e-30, 10**30])
+def test_what_repr_wrote_is_read_as_it_was(value: Any) -> None:
+    assert python_literal(repr(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["__import__('os')", "['a'", "[1 2]", "(1,)", "f'x'", "[a]", "'\\U99999999'", "[" * 1000, "1" * 5000, "[1+1]"],
+)
+def test_everything_else_is_no_literal(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        python_literal(text)
 
 
 # ---------------------------------------------------------------- files

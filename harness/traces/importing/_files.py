@@ -152,8 +152,11 @@ def _lines(path: Path, stream: IO[bytes], on_damage: Callable[[str], None] | Non
             value = parse_json(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
         except (ValueError, UnicodeDecodeError) as error:
             if number == 1 and _opens_a_document(raw):
-                yield from _document(path, raw + stream.read(_MOST_DOCUMENT + 1))
-                return
+                rest = stream.read(_MOST_DOCUMENT + 1)
+                if not _is_line(rest.lstrip().partition(b"\n")[0]):
+                    yield from _document(path, raw + rest)
+                    return
+                stream = io.BytesIO(rest)  # JSON lines after all, of which the first is damaged
             message = f"{at(path, number)}not valid JSON: {error}"
             if on_damage is None:
                 raise TraceError(message) from error
@@ -166,6 +169,13 @@ def _opens_a_document(first: bytes) -> bool:
     """Whether a first line that is no JSON may be the start of a document over several lines."""
     stripped = first.strip().lstrip(b"\xef\xbb\xbf")
     return stripped in (b"[", b"{") or (stripped.startswith((b"[", b"{")) and not stripped.endswith(b"}"))
+
+
+def _is_line(second: bytes) -> bool:
+    try:
+        return isinstance(parse_json(second), dict)
+    except ValueError:  # which a wrong encoding is too
+        return False
 
 
 def _document(path: Path, raw: bytes) -> Records:
