@@ -211,6 +211,18 @@ def test_an_evaluation_without_a_finite_score_or_a_label_is_none() -> None:
     assert call.feedback == (Feedback("x", None, "ok"),)
 
 
+def test_a_flood_of_feedback_is_bounded_and_what_is_about_the_call_comes_first() -> None:
+    def said(name: str) -> SpanEvent:
+        return SpanEvent(
+            "gen_ai.evaluation.result", 1, {"gen_ai.evaluation.name": name, "gen_ai.evaluation.score.value": 1}
+        )
+
+    root = span({}, 1, events=tuple(said(str(n)) for n in range(500)))
+    (call,) = calls(root, span(genai(), 2, 1, events=(said("own"),))).calls
+    assert len(call.feedback) == 100
+    assert call.feedback[0].name == "own"
+
+
 # ---------------------------------------------------------------- what damages a call
 
 
