@@ -18,12 +18,12 @@ ROUNDS = 3
 @pytest.mark.slow
 def test_a_receiver_that_is_killed_loses_and_doubles_nothing_that_it_acknowledged(tmp_path: Path) -> None:
     store, acknowledged = tmp_path / "store", set[str]()
-    sent = list(payloads(ROUNDS * 40, spans=16, templates=4))
+    sent = list(payloads(ROUNDS * 200, spans=16, templates=4))
     for number in range(ROUNDS):
-        part = sent[number * 40 : (number + 1) * 40]
+        part = sent[number * 200 : (number + 1) * 200]
         receiver = Receiver(store, tmp_path / "serve.py", workers=1 + number % 2)
         load = Load(receiver.port, [*part, *part], connections=4)
-        killer = threading.Timer(0.2 + 0.3 * number, receiver.kill)
+        killer = threading.Timer(1.0 + 0.5 * number, receiver.kill)
         killer.start()
         acknowledged |= set(load.run().acknowledged)
         killer.join()
