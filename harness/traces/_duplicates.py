@@ -111,7 +111,7 @@ def _same_answer(reads: Sequence[Read], trace: Trace, groups: _Groups) -> None:
 
 
 def _related(one: Span, other: Span, trace: Trace) -> bool:
-    return one in trace.ancestors(other) or other in trace.ancestors(one)
+    return any(s is one for s in trace.ancestors(other)) or any(s is other for s in trace.ancestors(one))
 
 
 def _side_by_side(reads: Sequence[Read], groups: _Groups) -> None:

@@ -105,6 +105,16 @@ def read_content(reading: Reading, field: str, value: Any, role: str) -> list[Ch
     return found
 
 
+def read_tools(reading: Reading, definitions: Any) -> None:
+    """Tools of a list, unless some are known already; one that makes no sense is a loss."""
+    listed = definitions if isinstance(definitions, list) else [definitions] if definitions else []
+    if reading.tools or not listed:
+        return
+    reading.tools = tools(listed)
+    if len(reading.tools) < len(listed):
+        reading.lose("tools", "unreadable", f"{len(listed) - len(reading.tools)} of {len(listed)} definitions")
+
+
 def read_outputs(reading: Reading, value: Any) -> None:
     """Output messages, with the reason for which each of them ended."""
     reading.outputs = read_content(reading, "outputs", value, "assistant")
@@ -176,8 +186,6 @@ def _content(attributes: Mapping[str, Any], happenings: Sequence[Happening], rea
     _instructions(attributes, reading)
     if attributes.get("gen_ai.tool.definitions") is not None:
         _definitions(attributes["gen_ai.tool.definitions"], reading)
-    elif "gen_ai.input.messages" not in attributes:
-        reading.lose("tools", "unrecorded", "the older forms have no place for definitions of tools")
     for field, key in (("messages", "gen_ai.input.messages"), ("outputs", "gen_ai.output.messages")):
         where = text(attributes, key + ".ref", key + "_ref")
         if where and not getattr(reading, field):
@@ -192,7 +200,7 @@ def _definitions(value: Any, reading: Reading) -> None:
     except ValueError as error:
         reading.lose("tools", "unreadable", str(error)[:200])
     else:
-        reading.tools = tools(held)
+        read_tools(reading, held)
 
 
 def _instructions(attributes: Mapping[str, Any], reading: Reading) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.traces._trace import Trace
@@ -63,12 +63,12 @@ def run_id(span: Span, spans: Iterable[Span], trace: Trace) -> tuple[str, RunIdS
     return (found, "resource") if found else (span.trace_id, "trace")
 
 
-def session(spans: Iterable[Span], trace: Trace) -> str:
+def session(spans: Sequence[Span], trace: Trace) -> str:
     """The conversation that a call belongs to, from the first of its spans or of those above that says it."""
     return _inherited(spans, trace, SESSION, "session_id")
 
 
-def user(spans: Iterable[Span], trace: Trace) -> str:
+def user(spans: Sequence[Span], trace: Trace) -> str:
     """Who asked, as recorded: not yet a pseudonym."""
     return _inherited(spans, trace, USER, "user_id")
 
@@ -98,11 +98,10 @@ def _is_personal(key: str) -> bool:
     return len(key) > 100 or any(w in words for w in ("user", "email", "ip_address", "session", "run_id", "headers"))
 
 
-def _inherited(spans: Iterable[Span], trace: Trace, keys: tuple[str, ...], name: str) -> str:
-    for own in spans:
-        for span in (own, *trace.ancestors(own)):
-            if found := _named(span.attributes, keys, name):
-                return found
+def _inherited(spans: Sequence[Span], trace: Trace, keys: tuple[str, ...], name: str) -> str:
+    for span in (*spans, *trace.ancestors(spans[0]), *trace.ancestors(spans[-1])):
+        if found := _named(span.attributes, keys, name):
+            return found
     return ""
 
 

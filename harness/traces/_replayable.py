@@ -107,5 +107,5 @@ def _has_content_attributes(span: Span) -> bool:
 def unrecorded(dialect: Dialect, reading: Reading, names: Iterable[str]) -> list[Loss]:
     """A loss for each parameter that is not set and that the dialect has no place for."""
     known = {loss.field for loss in reading.lost}
-    detail = f"{dialect.name} has no place for it"
+    detail = f"{dialect.name} does not record it, or not always"
     return [Loss(name, "unrecorded", detail) for name in names if name not in dialect.carries and name not in known]

@@ -29,9 +29,13 @@ class Trace:
         self._by_id: dict[str, Span] = {}
         self._children: defaultdict[str, list[Span]] = defaultdict(list)
         self._logs: defaultdict[str, list[LogEvent]] = defaultdict(list)
+        self._evaluations: defaultdict[str, list[Span]] = defaultdict(list)
         for span in spans:
             if self._by_id.setdefault(span.span_id, span) is span:
                 self._children[span.parent_span_id].append(span)
+                target = span.attributes.get("gen_ai.evaluation.target_span_id")
+                if isinstance(target, str):
+                    self._evaluations[target].append(span)
         for event in log_events:
             self._logs[event.span_id].append(event)
 
@@ -52,6 +56,10 @@ class Trace:
     def children(self, span: Span) -> Sequence[Span]:
         """The spans right below."""
         return self._children.get(span.span_id, ())
+
+    def evaluations(self, span: Span) -> Sequence[Span]:
+        """The spans that say of themselves that they evaluate this one (traceAI)."""
+        return self._evaluations.get(span.span_id, ())
 
     def ancestors(self, span: Span) -> Iterator[Span]:
         """The spans above, the nearest first; ends at a missing span, a cycle, or after 256."""

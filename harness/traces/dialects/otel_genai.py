@@ -6,11 +6,12 @@ https://github.com/open-telemetry/semantic-conventions-genai; the forms are desc
 from __future__ import annotations
 
 from harness.traces._genai import CARRIED, CHAT, read_genai
+from harness.traces._parameters import is_set
 from harness.traces._reading import Reading
 from harness.traces._trace import Trace
 from harness.traces._values import text
 from harness.traces.dialects import Dialect, NoOptions
-from harness.traces.records import Span
+from harness.traces.records import PARAMETERS, Span
 
 Options = NoOptions
 CAPTURE = (
@@ -37,8 +38,8 @@ def build(options: NoOptions) -> Dialect:
 
 def recognise(span: Span) -> float:
     """A span with the operation of a request for text, or (from before operations) with a provider and a model."""
-    operation = span.attributes.get("gen_ai.operation.name")
-    if isinstance(operation, str):
+    operation = text(span.attributes, "gen_ai.operation.name", "llm.request.type")
+    if operation:
         return 0.5 if operation in CHAT else 0.0
     asked = text(span.attributes, "gen_ai.system", "gen_ai.provider.name") and text(
         span.attributes, "gen_ai.request.model", "gen_ai.response.model"
@@ -49,5 +50,11 @@ def recognise(span: Span) -> float:
 def read(span: Span, trace: Trace) -> Reading:
     """The span and its events."""
     reading = Reading()
-    read_genai(span, trace, reading)
+    attributes = read_genai(span, trace, reading)
+    if "gen_ai.input.messages" not in attributes and reading.messages:
+        # Instrumentations that wrote the older forms recorded few parameters, and none of the tools.
+        reading.lose("tools", "unrecorded", "the older forms have no place for definitions of tools")
+        for name in PARAMETERS:
+            if not is_set(reading.parameters, name):
+                reading.lose(name, "unrecorded", "instrumentations with the older forms recorded few parameters")
     return reading
