@@ -28,7 +28,8 @@ _EXTRA_OF = {
     "regex": "eval", "safetensors": "eval", "trl": "train", "accelerate": "train", "sklearn": "train",
     "datasketch": "train", "optuna": "train",
     "bitsandbytes": "qlora", "litellm": "judge", "opentelemetry": "traces",
-    "google": "traces", "zstandard": "traces",
+    "google": "traces", "zstandard": "traces", "starlette": "traces", "uvicorn": "traces", "duckdb": "traces",
+    "fsspec": "traces", "grpc": "traces-grpc",
     "presidio_analyzer": "presidio",
 }  # fmt: skip
 
