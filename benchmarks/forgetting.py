@@ -2,10 +2,10 @@
 
     python benchmarks/forgetting.py --out forgetting.jsonl [--chart forgetting.svg] [--settings late early] [--cost]
 
-One careless LoRA recipe a setting; each arm adds one thing to it and changes nothing else. How strong that thing is gets
-chosen first, with a seed of its own, on the frozen samples that the gate holds back for choosing; what is reported is
-of other seeds and of the samples that the gate's verdict is made on. Every training goes through `harness train`'s own
-code. Each is a line in the file as soon as it is done, and the same command goes on with what is missing there.
+One careless LoRA recipe a setting; each arm adds one thing to it and changes nothing else. How strong that thing is
+gets chosen first, with a seed of its own, on the frozen samples that the gate holds back for choosing; what is reported
+is of other seeds and of the samples that the gate's verdict is made on. Every training goes through `harness train`'s
+own code. Each is a line in the file as soon as it is done, and the same command goes on with what is missing there.
 """
 
 from __future__ import annotations
