@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export LITELLM_LOCAL_MODEL_COST_MAP ?= True
 
-.PHONY: help install demo test test-fast check format bench bench-engine constraints clean
+.PHONY: help install demo test test-fast check format bench bench-judging bench-engine constraints clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ format: install ## Rewrite the code as ruff wants it.
 
 bench: install ## The validity table of docs/validity.md, by simulation.
 	$(BIN)/python benchmarks/validity.py
+
+bench-judging: install ## docs/judging-validity.md, by simulation and on PandaLM's labels: make bench-judging DATA=FOLDER.
+	$(BIN)/python -m benchmarks.judging_validity --data $(DATA)
 
 bench-engine: install ## Speed against lm-eval run twice: make bench-engine DATA=FOLDER (see benchmarks/README.md).
 	$(BIN)/python benchmarks/engine.py --data $(DATA)

@@ -13,7 +13,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
@@ -363,12 +363,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began, report = time.monotonic(), Report(chosen.runs, np.random.default_rng(chosen.seed))
     tables = {name: make(report) for name, make in TABLES.items()}
     command = f"python -m benchmarks.validity --runs {chosen.runs} --seed {chosen.seed}"
-    text = Template(PROSE.read_text(encoding="utf-8")).substitute(tables, command=command, runs=f"{chosen.runs:,}")
-    chosen.out.write_text(text, encoding="utf-8")
+    publish(PROSE, chosen.out, report, {**tables, "command": command})
     print(f"{chosen.out} written after {time.monotonic() - began:.0f} s")
+    return 1 if report.broken else 0
+
+
+def publish(prose: Path, out: Path, report: Report, said: Mapping[str, str]) -> None:
+    """Fill what was measured into the document's prose, and say which promises were broken."""
+    text = Template(prose.read_text(encoding="utf-8")).substitute(said, runs=f"{report.runs:,}")
+    out.write_text(text, encoding="utf-8")
     for promise in report.broken:
         print(f"BROKEN {promise}", file=sys.stderr)
-    return 1 if report.broken else 0
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ Lines = dict[tuple[str | int, ...], int]
 Model = TypeVar("Model", bound=BaseModel)
 Part = Literal["verdict", "sweep"]
 """Which samples of a suite: those that verdicts are made on, or those that choose among candidates before."""
+Arm = Literal["baseline", "candidate"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
 
 
 class Section(BaseModel):
@@ -58,6 +60,7 @@ class GuardSection(Section):
     alpha: float | None = Field(None, gt=0, lt=0.5, description="error level of this guard")
     max_failures: float | None = Field(None, ge=0, lt=1, description="share of pairs that may fail")
     required: bool = Field(True, description="false makes the guard advisory")
+    veto: bool = Field(False, description="an advisory guard that blocks all the same once a regression is shown")
     critical_slices: tuple[str, ...] = Field((), description="slices that are required guards too")
 
     @model_validator(mode="after")
@@ -90,6 +93,14 @@ class PolicySection(Section):
     noise_probe: int = Field(16, ge=0, description="samples a suite asked twice of the baseline; 0 turns it off")
 
 
+class JudgesSection(Section):
+    """What a judge must have shown before a required guard may rest on it."""
+
+    kappa: float = Field(0.4, ge=-1, lt=1, description="agreement with people: the lower bound of κ must reach this")
+    labels: int = Field(100, ge=2, description="on at least this many held-out labels")
+    uncalibrated: str = Field("", description="why a judge may be required here without calibration, in words")
+
+
 class GateConfig(Section):
     """A whole gate.yaml."""
 
@@ -97,6 +108,7 @@ class GateConfig(Section):
     candidate: SubjectSection
     suites: Annotated[tuple[SuiteSection, ...], Field(min_length=1)]
     policy: PolicySection = PolicySection()
+    judges: JudgesSection = JudgesSection()
     training_data: tuple[str, ...] = Field((), description="files the adapter was trained on, for contamination")
     allow: frozenset[Literal["code-execution"]] = Field(frozenset(), description="what is off unless asked for by name")
     for_sweeps: float = Field(

@@ -280,7 +280,7 @@ _NARROW = {"guard": "left", "difference": "left", "margin": "left", "samples": "
 
 
 def _row(comparison: Comparison) -> dict[str, Text]:
-    style = _STYLE[comparison.outcome] if comparison.required else "dim"
+    style = _STYLE[comparison.outcome] if comparison.required or comparison.blocks else "dim"
     numbers = {
         "baseline": words.mean(comparison.baseline_mean, comparison),
         "candidate": words.mean(comparison.candidate_mean, comparison),
@@ -297,7 +297,7 @@ def _row(comparison: Comparison) -> dict[str, Text]:
 
 
 def _outcome(comparison: Comparison) -> str:
-    remarks = [] if comparison.required else ["advisory"]
+    remarks = [] if comparison.required else [comparison.standing]
     remarks += ["fragile"] if comparison.fragile else []
     word = f"{words.MARK[comparison.outcome]} {words.outcome_word(comparison).lower()}"
     return f"{word} ({', '.join(remarks)})" if remarks else word

@@ -8,6 +8,8 @@ from typing import Any
 
 from harness import plugins, policy, runs
 from harness.drift import AnswerDrift, SuiteDrift, summarise
+from harness.judged import judge_facts
+from harness.labelled import with_labels
 from harness.records import Check, Comparison, Guard, Output, Verdict
 from harness.report import Document, Item, change_of
 
@@ -25,7 +27,8 @@ def read_run(path: Path) -> Document:
     guards = [Guard(**guard) for guard in manifest["guards"]]
     checks = [Check(**check) for check in stored["checks"]]
     stopped = manifest.get("no_verdict", ())
-    verdict = policy.decide(runs.read_evidence(path / runs.EVIDENCE), guards, checks, stopped=stopped)
+    evidence = with_labels(runs.read_evidence(path / runs.EVIDENCE), path)
+    verdict = policy.decide(evidence, guards, checks, stopped=stopped)
     return make_document(verdict, manifest, runs.read_entries(path))
 
 
@@ -39,7 +42,7 @@ def make_document(verdict: Verdict, manifest: Mapping[str, Any], entries: Sequen
     rank = {(c.suite, c.metric): (_URGENCY[c.outcome], i) for i, c in enumerate(whole)}
     items.sort(key=lambda item: (rank[item.suite, item.metric], _CHANGES.index(item.change)))
     title = f"{manifest['candidate']['name']} against {manifest['baseline']['name']}"
-    return Document(verdict, manifest, items, title, _drift(entries))
+    return Document(verdict, manifest, items, title, _drift(entries), judge_facts(manifest, entries, verdict.checks))
 
 
 def write_reports(path: Path, document: Document) -> list[Path]:
@@ -68,6 +71,8 @@ def _drift(entries: Sequence[runs.Entry]) -> list[SuiteDrift]:
 
 def _items(entry: runs.Entry, comparisons: Sequence[Comparison]) -> Iterator[Item]:
     for comparison in comparisons:
+        if comparison.metric not in entry.scores:
+            continue
         baseline, candidate = entry.scores[comparison.metric]
         change = change_of(baseline, candidate, higher_is_better=comparison.higher_is_better)
         if change == "changed":
@@ -95,8 +100,8 @@ def _readable(outputs: Sequence[Output]) -> str:
     for number, output in enumerate(outputs, start=1):
         if output.failure is not None:
             lines.append(f"(no answer: {output.failure})")
-        elif output.text is not None:
-            lines.append(output.text)
+        elif output.spoken is not None:
+            lines.append(output.spoken)
         elif output.logprob is not None:
             mark = "  ← picked" if output.logprob == best and len(scored) > 1 else ""
             lines.append(f"choice {number}: log p = {output.logprob:.3f}{mark}")

@@ -7,9 +7,11 @@
     │   └── PluginError                            no such metric, suite, subject …, or its extra is missing
     ├── HoldError                    exit code 3   nothing may be decided on this input
     │   ├── LockError                              a frozen file is not what was frozen
+    │   ├── BudgetError                            what may be spent is spent; with more of it the run goes on
     │   └── AdapterError                           the adapter is unsafe, foreign or inactive
     └── InfrastructureError          exit code 4   the machine failed, not the model
         ├── SubjectError                           a model could not be loaded or asked
+        ├── JudgeError                             a judge could not be asked at all
         ├── SandboxError                           untrusted code could not be confined
         ├── StorageError                           a run directory or cache could not be written
         └── Interrupted                            Ctrl-C or a signal; the run can be resumed
@@ -60,6 +62,10 @@ class LockError(HoldError):
     """A frozen file differs from its locked hash, or is not locked at all."""
 
 
+class BudgetError(HoldError):
+    """What may be spent is spent: nothing more can be asked, and the same command with a larger budget goes on."""
+
+
 class AdapterError(HoldError):
     """The adapter is unsafe to load, made for another base, or changes nothing."""
 
@@ -70,6 +76,10 @@ class InfrastructureError(HarnessError):
 
 class SubjectError(InfrastructureError):
     """A subject could not be loaded or could not be asked at all."""
+
+
+class JudgeError(InfrastructureError):
+    """A judge could not be asked, or said nothing that can be used, too often to be the samples' fault."""
 
 
 class SandboxError(InfrastructureError):

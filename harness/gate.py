@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import BaseModel
 
 from harness import __version__, document, plugins, policy, preflight, runs
 from harness.cache import OutputCache
-from harness.config import GateConfig, GuardSection, LoadedConfig, SubjectSection, slug
-from harness.errors import AdapterError, ConfigError, DataError, SubjectError, nearest
+from harness.config import ARMS, Arm, GuardSection, LoadedConfig, SubjectSection, slug
+from harness.errors import AdapterError, BudgetError, ConfigError, DataError, SubjectError, nearest
 from harness.execution.drafts import Source
 from harness.execution.local import Evaluation, Schedule, SuiteState, open_state
 from harness.execution.parts import NO_VERDICT, part_of, refuse_empty
+from harness.labelled import with_labels
 from harness.progress import Observer
 from harness.records import Check, Evidence, Guard, Verdict, content_hash
 from harness.subjects import Subject, SubjectContext
 from harness.suites import Suite, SuiteContext
-
-Arm = Literal["baseline", "candidate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +91,14 @@ def run_gates(configs: Sequence[LoadedConfig], observer: Observer, *, out: Path 
     HOLD of its own; anything that `run_gate` raises ends the whole run, and repeating the command goes on where it was.
     """
     for config in configs:  # a mistake in the last one would cost the time of those before it
-        for arm in get_args(Arm):
+        for arm in ARMS:
             subject_options(config, arm)
     observer.stage("reading suites")
     plan = make_plan(configs[0], out)
     loaded = plan.loaded
     with ExitStack() as stack:
+        for state in plan.states:
+            stack.callback(state.suite.close)
         observer.stage("loading the baseline")
         context = SubjectContext(loaded.folder)
         baseline = stack.enter_context(closing(build_subject(loaded, "baseline", context)))
@@ -137,20 +136,27 @@ def _gate_one(bench: Bench, plan: Plan, label: str) -> GateResult:
         )
         bench.sources.append(Source.of(candidate))
         _tell_remarks(candidate, observer)
+        for state in plan.states:
+            _tell_remarks(state.suite, observer)
         observer.stage(f"{label}writing reports")
         return _store(run, manifest, evaluation.evidence(), verdict)
 
 
 def make_plan(loaded: LoadedConfig, out: Path | None = None) -> Plan:
     """Suites with their committed orders, and guards; loads no model."""
-    suites = [build_suite(loaded, index) for index in range(len(loaded.gate.suites))]
-    names = [suite.name for suite in suites]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise ConfigError(f"{loaded.where('suites', index)}: a second suite named {name!r}; give it a `name`")
-    opened = (open_state(suite, _seed_material(loaded, suite)) for suite in suites)
-    states = tuple(part_of(state, loaded.gate.for_sweeps, loaded.part) for state in opened)
-    guards = tuple(g for index, suite in enumerate(suites) for g in suite_guards(loaded, index, suite))
+    built = [(index, build_suite(loaded, index)) for index in range(len(loaded.gate.suites))]
+    suites = [(index, each) for index, suite in built for each in (suite, *suite.companions())]
+    names = [suite.name for _, suite in suites]
+    for place, (index, suite) in enumerate(suites):
+        if suite.name in names[:place]:
+            raise ConfigError(f"{loaded.where('suites', index)}: a second suite named {suite.name!r}; give it a `name`")
+    opened = [open_state(suite, _seed_material(loaded, suite)) for _, suite in suites]
+    # A companion's few samples are not for choosing: they belong to the suite that it came with.
+    main = {id(suite) for _, suite in built}
+    states = tuple(
+        part_of(state, loaded.gate.for_sweeps, loaded.part) if id(state.suite) in main else state for state in opened
+    )
+    guards = tuple(g for index, suite in suites for g in suite_guards(loaded, index, suite))
     refuse_empty(states, guards, loaded.part)
     return Plan(loaded, states, guards, out or loaded.folder / loaded.gate.out)
 
@@ -163,6 +169,10 @@ def build_suite(loaded: LoadedConfig, index: int) -> Suite:
         folder=loaded.folder,
         training_files=tuple(loaded.folder / name for name in loaded.gate.training_data),
         allow=frozenset(loaded.gate.allow),
+        cache=loaded.folder / loaded.gate.cache,
+        required=frozenset(g.metric for g in section.guards if g.required) if section.guards else None,
+        judges=loaded.gate.judges,
+        candidates=_names_of(loaded.gate.candidate),
     )
     options = plugins.options("suites", section.kind, section.options, where=where)
     try:
@@ -181,7 +191,8 @@ def build_suite(loaded: LoadedConfig, index: int) -> Suite:
 def suite_guards(loaded: LoadedConfig, index: int, suite: Suite) -> list[Guard]:
     """The guards of one section: those it names, or one a metric; then its slices, advisory unless critical."""
     section = loaded.gate.suites[index]
-    asked = section.guards or tuple(GuardSection(metric=metric) for metric in suite.metrics)
+    asked = tuple(suite.default_guards()) or section.guards
+    asked = asked or tuple(GuardSection(metric=metric) for metric in suite.metrics)
     tags = sorted({tag for sample in suite.samples() for tag in sample.tags})
     guards = []
     for number, guard in enumerate(asked):
@@ -195,11 +206,16 @@ def suite_guards(loaded: LoadedConfig, index: int, suite: Suite) -> list[Guard]:
         whole = _guard(loaded, guard, suite)
         if whole.margin >= suite.metrics[guard.metric].span:
             raise ConfigError(f"{where}: margin {whole.margin:g} tolerates any drop on this metric's scale")
+        if suite.labels and guard.critical_slices:
+            raise ConfigError(
+                f"{where}: people's labels correct the mean over all samples, not that of a slice; make a suite of "
+                f"{guard.critical_slices[0]!r}, or take `labels` out"
+            )
         guards.append(whole)
         guards += [replace(whole, slice=tag) for tag in guard.critical_slices]
         if section.slices:
             others = [tag for tag in tags if tag not in guard.critical_slices]
-            guards += [replace(whole, slice=tag, required=False) for tag in others]
+            guards += [replace(whole, slice=tag, required=False, labels=0) for tag in others]
     return guards
 
 
@@ -214,7 +230,16 @@ def _guard(loaded: LoadedConfig, section: GuardSection, suite: Suite) -> Guard:
         estimand=suite.estimand,
         required=section.required,
         max_failures=settings.max_failures if section.max_failures is None else section.max_failures,
+        labels=suite.labels,
+        veto=section.veto,
     )
+
+
+def _names_of(section: SubjectSection) -> tuple[str, ...]:
+    """What a subject's section says that it is made of: its name, and the names or paths of model and adapter."""
+    options = section.options
+    given = (section.name, *(options.get(key) for key in ("model", "adapter", "base_model")))
+    return tuple(str(name) for name in given if name)
 
 
 def build_subject(loaded: LoadedConfig, arm: Arm, context: SubjectContext) -> Subject:
@@ -239,140 +264,25 @@ def subject_options(loaded: LoadedConfig, arm: Arm) -> BaseModel:
     return plugins.options("subjects", section.kind, section.options, where=loaded.where(arm), folder=loaded.folder)
 
 
-def with_candidates(loaded: LoadedConfig, candidates: Sequence[Path]) -> list[LoadedConfig]:
-    """One configuration a candidate, named by its folder and by as many folders above it as tell it from the others.
-
-    Raises:
-        ConfigError: a folder is neither an adapter nor a model, or is given twice.
-    """
-    resolved = [candidate.resolve() for candidate in candidates]
-    for index, path in enumerate(resolved):
-        if path in resolved[:index]:
-            raise ConfigError(f"--candidate {path} is given twice")
-    return [with_candidate(loaded, path, _distinct(path, resolved)) for path in resolved]
-
-
-def with_candidate(loaded: LoadedConfig, candidate: Path, name: str | None = None) -> LoadedConfig:
-    """The configuration with another candidate: an adapter on the baseline's model, or a full checkpoint.
-
-    Where the configured candidate reads recorded answers, another file of answers is a candidate too.
-
-    Raises:
-        ConfigError: the path is none of these.
-    """
-    candidate = candidate.resolve()
-    if (candidate / "adapter_config.json").is_file() and not (candidate / "classifier.json").is_file():
-        like, chosen = _on_baseline(loaded.gate), {"adapter": str(candidate)}
-    elif (candidate / "config.json").is_file():
-        made = _classifier_itself if _classifies(candidate) else _by_itself
-        like, chosen = made(loaded.gate), {"model": str(candidate)}
-    elif (candidate / "classifier.json").is_file():
-        like, chosen = _classifying(loaded.gate), {"head": str(candidate)}
-    elif candidate.is_file() and "answers" in loaded.gate.candidate.options:
-        like, chosen = loaded.gate.candidate, {"answers": str(candidate)}
-    else:
-        raise ConfigError(
-            f"{candidate}: neither an adapter (adapter_config.json), a classifier's head (classifier.json) nor a model "
-            "(config.json) is there"
-        )
-    section = SubjectSection(kind=like.kind, name=name or candidate.name, **{**like.options, **chosen})
-    command = f"{loaded.command} --candidate {shlex.quote(str(candidate))}"
-    return replace(loaded, gate=loaded.gate.model_copy(update={"candidate": section}), command=command)
-
-
-def _on_baseline(gate: GateConfig) -> SubjectSection:
-    """What an adapter is put on: the baseline's model, as the configured candidate has it if it is on that model."""
-    baseline, old = gate.baseline, gate.candidate
-    # As paths, because ./base and base are one folder.
-    names = [(Path(str(s.options.get("model"))), s.options.get("revision")) for s in (baseline, old)]
-    if names[0] == names[1] or "model" not in baseline.options:
-        return old
-    return _without(baseline, ("merge",))
-
-
-def _classifying(gate: GateConfig) -> SubjectSection:
-    """What a trained head is put on: the baseline's model, which need not be a classifier itself."""
-    shared = ("model", "revision", "tokenizer", "dtype", "device", "max_length", "trust_remote_code")
-    given = {key: gate.baseline.options[key] for key in shared if key in gate.baseline.options}
-    return SubjectSection(kind="classifier", **given)
-
-
-def _classifies(candidate: Path) -> bool:
-    """Whether a full checkpoint is a classifier of texts, by what its config says that it is."""
-    try:
-        config = json.loads((candidate / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # loading it will say so
-    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
-
-
-def _classifier_itself(gate: GateConfig) -> SubjectSection:
-    """What of the configuration holds for a checkpoint that is a classifier and brings its own tokenizer."""
-    if gate.candidate.kind == "classifier":
-        return _without(_by_itself(gate), ("head",))
-    return _without(_classifying(gate), ("revision", "tokenizer"))
-
-
-def _by_itself(gate: GateConfig) -> SubjectSection:
-    """What of the configured candidate holds for any full checkpoint; it brings its own tokenizer and chat template,
-    unless both subjects were given the same.
-    """
-    like = gate.candidate if "model" in gate.candidate.options else gate.baseline
-    given = [key for key in ("tokenizer", "chat_template") if like.options.get(key) != gate.baseline.options.get(key)]
-    return _without(like, ("revision", "adapter", "merge", *given))
-
-
-def _without(section: SubjectSection, keys: Sequence[str]) -> SubjectSection:
-    kept = {key: value for key, value in section.options.items() if key not in keys}
-    return SubjectSection(kind=section.kind, name=section.name, **kept)
-
-
-def with_engine(loaded: LoadedConfig, engine: str) -> LoadedConfig:
-    """The configuration with both subjects answered by another engine; options of the engine before are dropped.
-
-    Raises:
-        ConfigError: there is no such engine, or a subject is of a kind that has none.
-    """
-    known = plugins.names("engine")
-    if engine not in known:
-        raise ConfigError(f"--engine: there is no engine {engine!r}: {nearest(engine, known)}")
-    update = {arm: _on_engine(loaded, arm, engine) for arm in get_args(Arm)}
-    command = f"{loaded.command} --engine {shlex.quote(engine)}"
-    return replace(loaded, gate=loaded.gate.model_copy(update=update), command=command)
-
-
-def _on_engine(loaded: LoadedConfig, arm: Arm, engine: str) -> SubjectSection:
-    section: SubjectSection = getattr(loaded.gate, arm)
-    fields = plugins.load("subjects", section.kind).Options.model_fields
-    if "engine" not in fields:
-        raise ConfigError(f"{loaded.where(arm)}: --engine: a subject of kind {section.kind!r} has no engine to choose")
-    changed = section.options.get("engine", fields["engine"].default) != engine
-    kept = _without(section, ("engine_options",)) if changed else section
-    return SubjectSection(kind=kept.kind, name=kept.name, **{**kept.options, "engine": engine})
-
-
-def _distinct(path: Path, among: Sequence[Path]) -> str:
-    """The shortest end of `path` that no other path has."""
-    others = [other.parts for other in among if other != path]
-    lengths = range(1, len(path.parts) + 1)
-    size = next((n for n in lengths if all(other[-n:] != path.parts[-n:] for other in others)), len(path.parts))
-    return Path(*path.parts[-size:]).as_posix()
-
-
 def _evaluate(
     evaluation: Evaluation, noise_probe: int, noise: dict[str, Any], label: str, stopped: Sequence[str]
 ) -> Verdict:
     evaluation.observer.stage(f"{label}pre-flight")
-    checks = preflight.run(evaluation, noise_probe, noise)
-    if all(check.passed for check in checks):
-        evaluation.observer.stage(f"{label}evaluating")
-        evaluation.finish()
-    return policy.decide(evaluation.evidence(), evaluation.guards, checks, stopped=stopped)
+    checks: list[Check] = []
+    try:
+        checks = preflight.run(evaluation, noise_probe, noise)
+        if all(check.passed for check in checks):
+            evaluation.observer.stage(f"{label}evaluating")
+            evaluation.finish()
+    except BudgetError as error:
+        stopped = [*stopped, str(error)]
+    evidence = with_labels(evaluation.evidence(), evaluation.run.path)
+    return policy.decide(evidence, evaluation.guards, checks, stopped=stopped)
 
 
-def _tell_remarks(subject: Subject, observer: Observer) -> None:
-    for remark in subject.remarks():
-        observer.note(f"{subject.name}: {remark}")
+def _tell_remarks(teller: Subject | Suite, observer: Observer) -> None:
+    for remark in teller.remarks():
+        observer.note(f"{teller.name}: {remark}")
 
 
 def _candidate_name(loaded: LoadedConfig) -> str:
@@ -425,6 +335,7 @@ def _manifest(plan: Plan, baseline: dict[str, Any], candidate: dict[str, Any]) -
                 "samples": len(state.samples),
                 "estimand": state.suite.estimand,
                 "order": content_hash([sample.id for sample in state.samples]),
+                **state.suite.describe(),
             }
             for state in plan.states
         },

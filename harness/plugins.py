@@ -28,7 +28,7 @@ _EXTRA_OF = {
     "regex": "eval", "safetensors": "eval", "trl": "train", "accelerate": "train", "sklearn": "train",
     "datasketch": "train", "optuna": "train",
     "bitsandbytes": "qlora", "litellm": "judge", "opentelemetry": "traces",
-    "presidio_analyzer": "presidio",
+    "presidio_analyzer": "presidio", "fi": "future-agi",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """From evidence to comparisons, from comparisons to the verdict. Pure: stored evidence can be decided again anywhere.
 
 PROMOTE when every required guard passes at its α (an intersection–union test, so no correction is needed). BLOCK when
-any required guard is shown to have regressed; that side is tested at α/k over the k required guards, so that a
-candidate equal to its baseline is blocked with probability ≤ α in total. HOLD for everything else.
+any guard that is required, or has a veto, is shown to have regressed; that side is tested at α/k over those k guards,
+so that a candidate equal to its baseline is blocked with probability ≤ α in total. HOLD for everything else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import words
+from harness.correction import Judged, corrected
 from harness.records import Check, Comparison, Decision, Estimand, Evidence, Guard, MetricSpec, Verdict
 from harness.statistics.clustered import clustered_interval
 from harness.statistics.paired import Flips, chance_centred_forgetting, flips, mcnemar_exact, paired_interval
@@ -28,17 +29,20 @@ Ints = npt.NDArray[np.int64]
 class Table:
     """One evidence as arrays over its n pairs in committed order, so that many guards can look at it cheaply.
 
-    `baseline` and `candidate` hold NaN where the pair is not complete; `cluster` numbers the clusters by first
-    appearance; `usable` is false for every member of a cluster of which any member has not been asked, because a
-    cluster is bet on whole.
+    `change` (candidate less baseline) is NaN where the pair is not complete, `baseline` and `candidate` also where both
+    are tied; `cluster` numbers the clusters by first appearance; `usable` is false for every member of a cluster of
+    which any member has not been asked, because a cluster is bet on whole.
     """
 
     def __init__(self, evidence: Evidence) -> None:
         """Index `evidence`."""
         pairs = evidence.pairs
         self.metric = evidence.metric
+        self.human = evidence.human
+        self.ids = [pair.sample_id for pair in pairs]
         values = [pair.values or (math.nan, math.nan) for pair in pairs]
         self.baseline, self.candidate = np.array(values, dtype=float).reshape(-1, 2).T
+        self.change = np.array([math.nan if (d := pair.difference) is None else d for pair in pairs], dtype=float)
         number: dict[str, int] = {}
         # A sample without a cluster is one of its own; "\0" keeps its key apart from any cluster's name.
         keys = [pair.cluster or f"\0{pair.sample_id}" for pair in pairs]
@@ -61,14 +65,18 @@ class Table:
 class Observed:
     """What a guard has seen: complete pairs as arrays (score points), whole clusters as draws, and counts.
 
-    `weight` is the number of samples in all clusters that touch the guard's slice, asked or not: a cluster is drawn
-    with probability in proportion to its whole size, whatever part of it lies in the slice. `largest` is the size of
-    the largest of them: of all, because a bound that grew with what was seen would rescale the bets in hindsight.
+    `gains` is the oriented difference of every complete pair; `baseline` and `candidate` are NaN where it was tied.
+    `rows` are the places of the complete pairs in the evidence. `weight` is the number of samples in all clusters that
+    touch the guard's slice, asked or not: a cluster is drawn with probability in proportion to its whole size, whatever
+    part of it lies in the slice. `largest` is the size of the largest of them: of all, because a bound that grew with
+    what was seen would rescale the bets in hindsight.
     """
 
+    gains: Floats
     baseline: Floats
     candidate: Floats
     cluster: Ints
+    rows: Ints
     draws: Draws
     weight: int
     largest: int
@@ -78,7 +86,7 @@ class Observed:
     @property
     def failed(self) -> int:
         """Pairs asked for that are not complete."""
-        return self.asked - len(self.baseline)
+        return self.asked - len(self.gains)
 
     @property
     def exhausted(self) -> bool:
@@ -110,8 +118,8 @@ def compare_all(evidence: Sequence[Evidence], guards: Sequence[Guard]) -> Iterat
 
 
 def block_level(guard: Guard, guards: Sequence[Guard]) -> float:
-    """Bonferroni level of "regressed": α over the number of guards of the same standing (required or advisory)."""
-    return guard.alpha / sum(other.required == guard.required for other in guards)
+    """Bonferroni level of "regressed": α over the number of guards of the same standing (those that block, or not)."""
+    return guard.alpha / sum(other.decides == guard.decides for other in guards)
 
 
 def compare(table: Table, guard: Guard, *, block_alpha: float) -> Comparison:
@@ -120,6 +128,8 @@ def compare(table: Table, guard: Guard, *, block_alpha: float) -> Comparison:
     result = _test(seen, guard, table.metric, block_alpha)
     comparison = _describe(seen, guard, table.metric, result)
     reason = _disqualified(seen, guard)
+    if guard.labels and not reason:
+        return corrected(comparison, _judged(table, seen), table.human, guard, block_alpha=block_alpha)
     return replace(comparison, outcome="undecided", reason=reason) if reason else comparison
 
 
@@ -128,6 +138,8 @@ def is_open(table: Table, guard: Guard, *, block_alpha: float) -> bool:
     seen = observe(table, guard.slice)
     if seen.exhausted or seen.failed > guard.max_failures * seen.total:
         return False
+    if guard.labels:  # people's labels correct the judge's mean over all samples, so the judge sees them all
+        return True
     return bool(_disqualified(seen, guard)) or _test(seen, guard, table.metric, block_alpha).outcome == "undecided"
 
 
@@ -142,7 +154,7 @@ def stopping_point(table: Table, guard: Guard, *, block_alpha: float) -> int:
         return len(table.cluster)
     stop = int(seen.draws.sizes[: result.decided_at].sum())
     asked = np.arange(len(table.cluster)) < stop
-    failed = int(np.isnan(table.baseline[asked]).sum())
+    failed = int(np.isnan(table.change[asked]).sum())
     return stop if failed <= guard.max_failures * stop else len(table.cluster)
 
 
@@ -151,11 +163,11 @@ def observe(table: Table, tag: str | None) -> Observed:
     rows = table.rows(tag)
     sizes = table.sizes[np.unique(table.cluster[rows])]
     asked = rows[table.usable[rows]]
-    scored = asked[~np.isnan(table.baseline[asked])]
+    scored = asked[~np.isnan(table.change[asked])]
     # Clusters keep the order of their first appearance because they are numbered by it.
     drawn, place = np.unique(table.cluster[asked], return_inverse=True)
     sign = 1.0 if table.metric.higher_is_better else -1.0
-    gain = sign * (table.candidate[asked] - table.baseline[asked])
+    gain = sign * table.change[asked]
     complete = ~np.isnan(gain)
     draws = Draws(
         sums=np.bincount(place, weights=np.where(complete, gain, 0.0), minlength=len(drawn)).astype(np.float64),
@@ -163,7 +175,14 @@ def observe(table: Table, tag: str | None) -> Observed:
         sizes=table.sizes[drawn],
     )
     whole = int(sizes.sum()), int(sizes.max(initial=1)), len(rows), len(asked)
-    return Observed(table.baseline[scored], table.candidate[scored], table.cluster[scored], draws, *whole)
+    gains, cluster = sign * table.change[scored], table.cluster[scored]
+    return Observed(gains, table.baseline[scored], table.candidate[scored], cluster, scored, draws, *whole)
+
+
+def _judged(table: Table, seen: Observed) -> Judged:
+    """The complete pairs of a guard as its correction reads them."""
+    ids = tuple(table.ids[row] for row in seen.rows)
+    return Judged(ids, seen.gains, seen.cluster, span=table.metric.span, left=seen.total - seen.asked)
 
 
 def _test(seen: Observed, guard: Guard, metric: MetricSpec, block_alpha: float) -> SequentialResult:
@@ -179,7 +198,7 @@ def _test(seen: Observed, guard: Guard, metric: MetricSpec, block_alpha: float) 
 
 def _disqualified(seen: Observed, guard: Guard) -> str:
     """Why nothing may be concluded from what was seen, or an empty string."""
-    if not len(seen.baseline):
+    if not len(seen.gains):
         return "no sample was scored on both sides" if seen.asked else "no sample was asked"
     if seen.failed > guard.max_failures * seen.asked:
         share = seen.failed / seen.asked
@@ -190,12 +209,12 @@ def _disqualified(seen: Observed, guard: Guard) -> str:
 
 
 def _describe(seen: Observed, guard: Guard, metric: MetricSpec, result: SequentialResult) -> Comparison:
-    sign = 1.0 if metric.higher_is_better else -1.0
-    gains = sign * (seen.candidate - seen.baseline)
+    gains, valued = seen.gains, ~np.isnan(seen.baseline)
     used = len(gains)
-    changed = flips(sign * seen.baseline, sign * seen.candidate)
+    baseline, candidate = seen.baseline[valued], seen.candidate[valued]
+    changed = flips(gains)
     stream = _population_interval(gains, seen.cluster, confidence=1 - 2 * guard.alpha)
-    binary = bool(np.isin(np.concatenate([seen.baseline, seen.candidate]), metric.bounds).all())
+    binary = bool(np.isin(np.concatenate([baseline, candidate]), metric.bounds).all())
     return Comparison(
         suite=guard.suite,
         metric=guard.metric,
@@ -205,8 +224,8 @@ def _describe(seen: Observed, guard: Guard, metric: MetricSpec, result: Sequenti
         n=seen.total,
         n_used=used,
         n_failed=seen.failed,
-        baseline_mean=float(seen.baseline.mean()) if used else None,
-        candidate_mean=float(seen.candidate.mean()) if used else None,
+        baseline_mean=float(baseline.mean()) if len(baseline) else None,
+        candidate_mean=float(candidate.mean()) if len(candidate) else None,
         difference=float(gains.mean()) if used else None,
         interval=result.interval if used else None,
         margin=guard.margin,
@@ -214,6 +233,7 @@ def _describe(seen: Observed, guard: Guard, metric: MetricSpec, result: Sequenti
         lost=changed.lost,
         won=changed.won,
         required=guard.required,
+        veto=guard.veto,
         must_improve=guard.must_improve,
         higher_is_better=metric.higher_is_better,
         bounds=metric.bounds,
@@ -224,6 +244,7 @@ def _describe(seen: Observed, guard: Guard, metric: MetricSpec, result: Sequenti
         mcnemar_p=mcnemar_exact(changed.lost, changed.won) if binary and seen.exhausted else None,
         log_e_pass=_finite(result.log_e_pass),
         log_e_block=_finite(result.log_e_block),
+        n_tied=used - len(baseline),
     )
 
 
@@ -261,7 +282,7 @@ def _conclude(
     comparisons: Sequence[Comparison], failed: Sequence[Check], stopped: Sequence[str]
 ) -> tuple[Decision, tuple[str, ...]]:
     required = [c for c in comparisons if c.required]
-    regressed = [c for c in required if c.outcome == "regressed"]
+    regressed = [c for c in comparisons if c.blocks]
     undecided = [c for c in required if c.outcome == "undecided"]
     if failed:
         return "hold", tuple(f"pre-flight check {c.name} failed: {c.detail}" for c in failed)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from harness.execution.local import UNANSWERED, Answered, Chunk, Evaluation, SuiteState, within
-from harness.records import AnsweredPair, Check, Guard, ScorePair
+from harness.execution.local import UNANSWERED, Answered, Chunk, Evaluation, SuiteState, ask_chunks, within
+from harness.records import AnsweredPair, Check, Guard, Output, PairedScore, Request, ScorePair
 from harness.statistics.proportions import proportion_lower_bound
+from harness.subjects import Selective
 
 _NOISE = "noise-floor"
 _NOISE_CONFIDENCE = 0.95
@@ -34,11 +35,13 @@ def noise_floors(evaluation: Evaluation, states: Sequence[SuiteState], count: in
 
 def _ask_again(evaluation: Evaluation, chunks: Sequence[Chunk]) -> list[Answered]:
     subject = evaluation.baseline
-    per_sample = [[suite.requests(sample, subject) for sample in samples] for suite, samples in chunks]
-    backwards = [request for chunk in per_sample for group in chunk for request in group][::-1]
-    outputs = {i: output for batch in subject.answer(backwards) for i, output in batch} if backwards else {}
-    flat = iter(outputs.get(i, UNANSWERED) for i in reversed(range(len(backwards))))
-    return [[tuple(next(flat) for _ in group) for group in chunk] for chunk in per_sample]
+
+    def answer(requests: Sequence[Request]) -> list[Output]:
+        backwards = requests[::-1]
+        outputs = {i: output for batch in subject.answer(backwards) for i, output in batch} if backwards else {}
+        return [outputs.get(i, UNANSWERED) for i in reversed(range(len(backwards)))]
+
+    return ask_chunks(chunks, subject, answer)
 
 
 def _required(evaluation: Evaluation, state: SuiteState) -> list[Guard]:
@@ -57,9 +60,8 @@ def _noise_check(
 
 
 def _judge_noise(name: str, scores: Sequence[ScorePair], guard: Guard, state: SuiteState) -> Check:
-    both = [(s.baseline.value, s.candidate.value) for s in scores]
-    complete = [(a, b) for a, b in both if a is not None and b is not None]
-    changed = sum(a != b for a, b in complete)
+    complete = [d for s in scores if (d := PairedScore("", "", (), s.baseline, s.candidate).difference) is not None]
+    changed = sum(d != 0 for d in complete)
     if not complete:
         return Check(name, True, "no sample was scored twice; failures are counted in the guard itself")
     span = state.suite.metrics[guard.metric].span
@@ -75,6 +77,21 @@ def _judge_noise(name: str, scores: Sequence[ScorePair], guard: Guard, state: Su
     )
 
 
+def answerable(evaluation: Evaluation) -> list[Check]:
+    """A check for each suite that a subject can never answer, before anything is asked, and none for the others."""
+    checks = []
+    for subject in (evaluation.baseline, evaluation.candidate):
+        if isinstance(subject, Selective):
+            found = ((state.suite.name, _refusal(subject, state)) for state in evaluation.states)
+            checks += [Check(f"answerable {suite}", False, reason) for suite, reason in found if reason]
+    return checks
+
+
+def _refusal(subject: Any, state: SuiteState) -> str | None:
+    requests = (request for sample in state.samples for request in state.suite.requests(sample, subject))
+    return next((f"{subject.name}: {reason}" for r in requests if (reason := subject.refusal(r)) is not None), None)
+
+
 def run(evaluation: Evaluation, noise_probe: int, known: MutableMapping[str, Any] | None = None) -> list[Check]:
     """Every check of a run, in the order in which a reader wants them.
 
@@ -82,6 +99,7 @@ def run(evaluation: Evaluation, noise_probe: int, known: MutableMapping[str, Any
     baseline alone, by name, from one candidate to the next.
     """
     checks = [check for state in evaluation.states for check in state.suite.checks()]
+    checks += answerable(evaluation)
     found = evaluation.run.fact("subjects")
     if found is None:
         found = [asdict(check) for check in evaluation.candidate.checks(evaluation.baseline)]

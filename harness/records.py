@@ -17,7 +17,8 @@ from typing import Any, Literal
 Estimand = Literal["frozen", "population"]
 Outcome = Literal["pass", "regressed", "undecided"]
 Decision = Literal["promote", "block", "hold"]
-ScoreState = Literal["scored", "abstained", "failed"]
+ScoreState = Literal["scored", "tied", "abstained", "failed"]
+"""`tied` stands on both sides of a pair whose outputs are the same: the difference is 0, and nobody asked the value."""
 
 
 def content_hash(value: Any) -> str:
@@ -31,15 +32,30 @@ def content_hash(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    `tool_calls` is the canonical JSON of what an assistant's turn asked of tools, a list of objects with `id`, `name`
+    and `arguments`; a turn of role `tool` answers the call whose id is `tool_call_id`.
+    """
 
     role: str
     content: str
+    tool_calls: str = ""
+    tool_call_id: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Role and content, and whatever else is not empty."""
+        more = {"tool_calls": self.tool_calls, "tool_call_id": self.tool_call_id}
+        return {"role": self.role, "content": self.content, **{key: value for key, value in more.items() if value}}
 
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Ask for text. A tuple of messages goes through the subject's chat template, a string does not."""
+    """Ask for text. A tuple of messages goes through the subject's chat template, a string does not.
+
+    `tools` (definitions as OpenAI's API takes them), `tool_choice` and `response_format` are canonical JSON, or empty;
+    they go with messages only. No tool is ever run.
+    """
 
     prompt: str | tuple[Message, ...]
     until: tuple[str, ...] = ()
@@ -47,6 +63,9 @@ class Generate:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    tools: str = ""
+    tool_choice: str = ""
+    response_format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +90,15 @@ def request_hash(request: Request) -> str:
     """Content hash of a request; with a subject's fingerprint it is the key of the output cache."""
     # By hand, because `asdict` copies every prompt and takes longer than all the rest.
     values = {name: getattr(request, name) for name in request.__slots__}
-    for name, value in values.items():
+    for name, value in list(values.items()):
         if isinstance(value, tuple) and value and isinstance(value[0], Message):
-            values[name] = [{"role": m.role, "content": m.content} for m in value]
+            values[name] = [m.as_json() for m in value]
+        elif value == "" and name in _ONLY_IF_GIVEN:  # what was asked before there were these keeps its hash
+            del values[name]
     return content_hash({"kind": type(request).__name__, **values})
+
+
+_ONLY_IF_GIVEN = ("tools", "tool_choice", "response_format")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +127,9 @@ class Output:
 
     A local model also leaves the token `ids` that it generated (an end token included), the log-probability in nats
     that it gave each (`logprobs`, of equal length), and `near_ties`, how many choices were so close that float noise
-    could have turned them. They serve drafts and drift, never a score.
+    could have turned them. They serve drafts and drift, never a score. A served one leaves `tool_calls` (canonical
+    JSON, see `Message`; `text` may then be empty), the word with which the server said that it was done, and
+    `seconds`, how long the answer took.
     """
 
     text: str | None = None
@@ -115,6 +141,17 @@ class Output:
     ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     near_ties: int = 0
+    tool_calls: str = ""
+    finish: str = ""
+    seconds: float = 0.0
+
+    @property
+    def spoken(self) -> str | None:
+        """The text, then each tool call in a Hermes block: all that a metric, a judge or a reader goes by."""
+        if not self.tool_calls:
+            return self.text
+        calls = [json.dumps({"name": c["name"], "arguments": c["arguments"]}) for c in json.loads(self.tool_calls)]
+        return "\n".join([*filter(None, [self.text]), *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)])
 
     def as_json(self) -> dict[str, Any]:
         """The fields that are not at their defaults, JSON-ready; a run stores some hundred thousand of these."""
@@ -172,6 +209,11 @@ class Score:
         return cls("scored", float(value))
 
     @classmethod
+    def tied(cls) -> Score:
+        """Both subjects said the same, so that their difference is known without asking what it is worth."""
+        return cls("tied", None, "both subjects gave the same output, so it was not judged")
+
+    @classmethod
     def failed(cls, reason: str) -> Score:
         """The observation could not be made."""
         return cls("failed", None, reason)
@@ -221,8 +263,16 @@ class PairedScore:
 
     @property
     def complete(self) -> bool:
-        """Whether both sides hold a value; only complete pairs enter the statistics."""
-        return self.values is not None
+        """Whether the difference is known; only complete pairs enter the statistics."""
+        return self.difference is not None
+
+    @property
+    def difference(self) -> float | None:
+        """Candidate less baseline in score points: 0 for a tie; None when a side is missing."""
+        if self.values is not None:
+            return self.values[1] - self.values[0]
+        sides = (self.baseline, self.candidate)
+        return 0.0 if all(side is not None and side.state == "tied" for side in sides) else None
 
     @property
     def values(self) -> tuple[float, float] | None:
@@ -235,12 +285,37 @@ class PairedScore:
 
 
 @dataclass(frozen=True, slots=True)
+class HumanDraw:
+    """One draw of a pair for people to judge, and what they said of it.
+
+    `difference` is candidate less baseline in the metric's score points, oriented so that up is better. It is None
+    where nobody could tell, and where nobody has answered yet (`open`).
+    """
+
+    sample_id: str
+    difference: float | None = None
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HumanLabels:
+    """What people said of pairs drawn for them: `draws` with replacement in their committed order.
+
+    `probabilities` holds every pair that could be drawn with its probability in one draw; they sum to 1.
+    """
+
+    probabilities: Mapping[str, float]
+    draws: tuple[HumanDraw, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """All samples of one suite under one metric, in the committed order; the unasked ones are at the end."""
 
     suite: str
     metric: MetricSpec
     pairs: tuple[PairedScore, ...]
+    human: HumanLabels | None = None
 
     def slice(self, tag: str | None) -> tuple[PairedScore, ...]:
         """The pairs that carry `tag`, in order; all of them for None."""
@@ -254,8 +329,15 @@ class Evidence:
 class Guard:
     """One (suite, metric, slice) with what it tolerates. `margin` and `must_improve` are in score points.
 
-    With `must_improve` the guard asks for a gain of more than that instead of tolerating a drop of `margin`.
+    With `must_improve` the guard asks for a gain of more than that instead of tolerating a drop of `margin`. With
+    `labels` it is about what people think: so many pairs are drawn for them, and the judge's difference is corrected
+    by theirs. A guard with a `veto` that is not required blocks when it has regressed, and otherwise changes nothing.
     """
+
+    @property
+    def decides(self) -> bool:
+        """Whether it can block."""
+        return self.required or self.veto
 
     suite: str
     metric: str
@@ -266,6 +348,8 @@ class Guard:
     estimand: Estimand = "frozen"
     required: bool = True
     max_failures: float = 0.02
+    labels: int = 0
+    veto: bool = False
 
     @property
     def tolerated(self) -> float:
@@ -279,13 +363,30 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
+class Correction:
+    """How people's labels corrected a judge's difference, all of it in score points.
+
+    `judged` is the judge's own mean difference; `reliance` λ in [0, 1] says how much of the estimate rests on it;
+    `labels` counts the draws that people decided, `planned` all that were drawn, `distinct` the pairs among the labels.
+    """
+
+    judged: float
+    reliance: float
+    labels: int
+    planned: int
+    distinct: int
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """A guard's result. Means, difference, interval and margin are in score points; D is oriented (up is better).
 
     `difference` is the mean D over the `n_used` complete pairs; `interval` is the confidence sequence that the
     decision rests on (level 1−2α); `population_interval` treats the samples as a draw from a wider stream and is
     not adjusted for early stopping. `lost` and `won` count the pairs that got worse and better. Means and
-    intervals are None when no pair is complete.
+    intervals are None when no pair is complete. `n_tied` counts the used pairs of identical outputs, which no judge
+    was shown: they enter the difference as 0, and neither mean. With a `correction`, `difference` and `interval` are
+    the corrected ones.
     """
 
     suite: str
@@ -316,6 +417,19 @@ class Comparison:
     log_e_pass: float | None = 0.0
     log_e_block: float | None = 0.0
     reason: str = ""
+    n_tied: int = 0
+    veto: bool = False
+    correction: Correction | None = None
+
+    @property
+    def blocks(self) -> bool:
+        """Whether this alone makes the verdict BLOCK."""
+        return self.outcome == "regressed" and (self.required or self.veto)
+
+    @property
+    def standing(self) -> str:
+        """`required`, `veto` or `advisory`: what its outcome means for the verdict."""
+        return "required" if self.required else "veto" if self.veto else "advisory"
 
     @property
     def label(self) -> str:
@@ -371,7 +485,16 @@ class AnsweredPair:
 
 @dataclass(frozen=True, slots=True)
 class ScorePair:
-    """Both scores that a suite gave one answered sample under one metric."""
+    """Both scores that a suite gave one answered sample under one metric.
+
+    `details` is JSON that the journal keeps beside them: how a judge came to them.
+    """
 
     baseline: Score
     candidate: Score
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def tied(cls) -> ScorePair:
+        """Both outputs are the same; see `Score.tied`."""
+        return cls(Score.tied(), Score.tied())

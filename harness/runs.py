@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Entry:
 
     `prompt`, `target` and `tags` are there for the reader, so that a report can be made without the suite. `drift`
     holds one record for each request that both subjects answered greedily, token by token; their tokens themselves
-    stay in the output cache.
+    stay in the output cache. `details` says by metric how a judge came to its scores.
     """
 
     suite: str
@@ -40,6 +40,7 @@ class Entry:
     candidate: tuple[Output, ...]
     scores: Mapping[str, tuple[Score, Score]]
     drift: tuple[AnswerDrift, ...] = ()
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class RunDirectory:
@@ -235,6 +236,7 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
         "candidate": [o.as_json() for o in entry.candidate],
         "scores": {m: [_score_to_json(s) for s in pair] for m, pair in entry.scores.items()},
         **({"drift": [asdict(d) for d in entry.drift]} if entry.drift else {}),
+        **({"details": {m: dict(d) for m, d in entry.details.items()}} if entry.details else {}),
     }
 
 
@@ -253,6 +255,7 @@ def _entry_from_json(record: Mapping[str, Any]) -> Entry:
         tuple(Output.from_json(o) for o in record["candidate"]),
         {m: (Score(**b), Score(**c)) for m, (b, c) in record["scores"].items()},
         tuple(AnswerDrift(**d) for d in record.get("drift", ())),
+        record.get("details", {}),
     )
 
 

@@ -136,8 +136,8 @@ def tally(comparisons: Iterable[Comparison]) -> str:
 
 
 def required(verdict: Verdict) -> list[Comparison]:
-    """Guards that decide, in order of concern."""
-    return _by_concern(c for c in verdict.comparisons if c.required)
+    """Guards that decide, a veto that is used among them, in order of concern."""
+    return _by_concern(c for c in verdict.comparisons if c.required or c.blocks)
 
 
 def worst(verdict: Verdict) -> Comparison | None:
@@ -148,12 +148,12 @@ def worst(verdict: Verdict) -> Comparison | None:
 
 def advisory(verdict: Verdict) -> list[Comparison]:
     """Whole-suite guards that only inform."""
-    return _by_concern(c for c in verdict.comparisons if not c.required and c.slice is None)
+    return _by_concern(c for c in verdict.comparisons if not c.required and not c.blocks and c.slice is None)
 
 
 def slices(verdict: Verdict) -> list[Comparison]:
     """Slices that only inform; a critical slice is a required guard."""
-    return _by_concern(c for c in verdict.comparisons if not c.required and c.slice is not None)
+    return _by_concern(c for c in verdict.comparisons if not c.required and not c.blocks and c.slice is not None)
 
 
 def failed_checks(verdict: Verdict) -> list[Check]:

@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from harness import runs
+from harness.candidates import with_candidates, with_engine
 from harness.cli import main
 from harness.config import LoadedConfig, load_gate
 from harness.errors import AdapterError, ConfigError
-from harness.gate import GateResult, run_gates, with_candidates, with_engine
+from harness.gate import GateResult, run_gates
 from harness.progress import Silent
 from harness.records import worst
 from harness.subjects import SubjectContext, scripted

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from harness import runs
+from harness.candidates import with_candidates
 from harness.config import LoadedConfig, load_gate
 from harness.errors import ConfigError, InfrastructureError, SubjectError
-from harness.gate import GateResult, run_gates, with_candidates
+from harness.gate import GateResult, run_gates
 from harness.progress import Silent
 from harness.subjects import SubjectContext, scripted
 from tests import scripted_project

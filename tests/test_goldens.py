@@ -149,7 +149,7 @@ BAD_CARDS: list[tuple[Any, str]] = [
     ({"generation": {"max_tokens": True}}, "max_tokens"),
     ({"generation": {"until": [""]}}, "empty string would end"),
     ({"generation": {"temperature": float("nan")}}, "temperature"),
-    ({"metrics": []}, "metrics"),
+    ({"metrics": None}, "metrics"),
     ({"metrics": [3]}, "write a metric as its id"),
     ({"metrics": [{"a": {}, "b": {}}]}, "write a metric as its id"),
     ({"metrics": ["exact_mach"]}, "did you mean 'exact_match'"),

@@ -7,88 +7,49 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from harness.errors import ConfigError, DataError, SubjectError
-from harness.records import Generate
+from harness.judging.building import JudgeSection, build_judge
+from harness.judging.criteria import by_criterion
+from harness.judging.kinds import JudgeContext
+from harness.judging.kinds._pairs import of_both_orders, turned
+from harness.judging.records import Case, Judgement, PairCase
+from harness.served import Prices, ServedOptions
+from harness.training.objectives import _rewards
 from harness.training.objectives._distill import DistillOptions, distilled
-from harness.training.objectives._judging import JudgeOptions, Preference, ServedJudge
 from harness.training.objectives._label_pairs import Labelled, labelled
-from harness.training.objectives._rewards import plain
-from harness.training.objectives._served import Served, ServedOptions
+from harness.training.objectives._rewards import RewardSection, plain
 from tests import objective_jobs as jobs
 from tests.conftest import TinyModels
+from tests.loopback_model import Fault, Messages, Said, wait_for
+from tests.loopback_model import LoopbackModel as Server
 
-pytestmark = pytest.mark.slow  # litellm takes seconds to load
-
-Reply = dict[str, Any] | int
-"""Content and finish_reason, or the status of an error."""
-
-
-class Server:
-    """Speaks as much of OpenAI's API as is asked here; `reply` answers the text of the last message."""
-
-    def __init__(self) -> None:
-        self.reply: Callable[[str], Reply] = lambda text: {"content": f"echo {text}"}
-        self.asked: list[dict[str, Any]] = []
-        self.keys: set[str | None] = set()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.append(body)
-                outer.keys.add(self.headers.get("Authorization"))
-                self._send(outer.reply(body["messages"][-1]["content"]))
-
-            def _send(self, reply: Reply) -> None:
-                if isinstance(reply, int):
-                    status, body = reply, {"error": {"message": "out of order, sk-secret", "type": "server"}}
-                else:
-                    message = {"role": "assistant", "content": reply["content"]}
-                    choice = {"index": 0, "message": message, "finish_reason": reply.get("finish", "stop")}
-                    status, body = 200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m",
-                                         "choices": [choice], "usage": {"completion_tokens": 3, "prompt_tokens": 2,
-                                                                        "total_tokens": 5}}  # fmt: skip
-                raw = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-
-            def log_message(self, *given: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.base = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-
-    @property
-    def texts(self) -> list[str]:
-        return [body["messages"][-1]["content"] for body in self.asked]
-
-    def options(self, kind: Any = ServedOptions, **more: Any) -> Any:
-        return kind(model="openai/m", api_base=self.base, **{"retries": 0, "timeout": 20, **more})
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+FREE = Prices(input=0, output=0)  # with prices given, litellm's table is not loaded
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.close()
+    with Server() as made:
+        yield made
+
+
+def options_for(server: Server, kind: Any = ServedOptions, **more: Any) -> Any:
+    return kind(model="openai/m", api_base=server.base, **{"retries": 0, "timeout": 20, "prices": FREE, **more})
+
+
+def judged_by(server: Server) -> dict[str, Any]:
+    return {"model": "openai/m", "api_base": server.base, "retries": 0, "prices": FREE.model_dump()}
+
+
+def bodies(server: Server) -> list[Any]:
+    return [asked.body for asked in server.asked]
 
 
 PROMPTS = [{"prompt": f"Question {n}?"} for n in range(6)]
@@ -96,192 +57,208 @@ PROMPTS = [{"prompt": f"Question {n}?"} for n in range(6)]
 
 def test_answers_become_rows_in_the_order_of_the_prompts(server: Server, tmp_path: Path) -> None:
     told = [{"role": "user", "content": "Question 6?"}]
-    made = distilled([*PROMPTS, {"prompt": told}], server.options(DistillOptions, system="Be brief."), tmp_path / "c")
+    made = distilled(
+        [*PROMPTS, {"prompt": told}], options_for(server, DistillOptions, system="Be brief."), tmp_path / "c"
+    )
     assert made.rows[:6] == tuple({"prompt": f"Question {n}?", "completion": f"echo Question {n}?"} for n in range(6))
     assert made.rows[6] == {"prompt": told, "completion": [{"role": "assistant", "content": "echo Question 6?"}]}
     assert (made.asked, made.cut, made.repeated, made.failures) == (7, 0, 0, Counter())
-    assert {body["messages"][0]["content"] for body in server.asked} == {"Be brief."}
-    assert {(body["temperature"], body["max_tokens"], body["model"]) for body in server.asked} == {(0.0, 1024, "m")}
+    assert {body["messages"][0]["content"] for body in bodies(server)} == {"Be brief."}
+    assert {(body["temperature"], body["max_tokens"], body["model"]) for body in bodies(server)} == {(0.0, 1024, "m")}
 
 
 def test_nothing_is_asked_twice(server: Server, tmp_path: Path) -> None:
-    first = distilled([*PROMPTS, PROMPTS[0]], server.options(DistillOptions), tmp_path / "c")
+    first = distilled([*PROMPTS, PROMPTS[0]], options_for(server, DistillOptions), tmp_path / "c")
     assert len(server.asked) == 6, "the same request was sent twice"
-    assert distilled([*PROMPTS, PROMPTS[0]], server.options(DistillOptions), tmp_path / "c").rows == first.rows
+    assert distilled([*PROMPTS, PROMPTS[0]], options_for(server, DistillOptions), tmp_path / "c").rows == first.rows
     assert len(server.asked) == 6, "an answer was forgotten"
-    distilled(PROMPTS[:1], server.options(DistillOptions, temperature=0.5), tmp_path / "c")
+    distilled(PROMPTS[:1], options_for(server, DistillOptions, temperature=0.5), tmp_path / "c")
     assert len(server.asked) == 7, "an answer to another request was taken"
 
 
 def test_failures_are_counted_make_no_row_and_are_asked_again(server: Server, tmp_path: Path) -> None:
-    server.reply = lambda text: 500 if "3" in text else {"content": "fine"}
-    options = server.options(DistillOptions, max_failures=0.2)
+    server.answer = lambda messages: Fault("500") if "3" in messages[-1]["content"] else "fine"
+    options = options_for(server, DistillOptions, max_failures=0.2)
     made = distilled(PROMPTS, options, tmp_path / "c")
     assert [row["prompt"] for row in made.rows] == [f"Question {n}?" for n in (0, 1, 2, 4, 5)]
     assert made.failures.total() == 1
-    server.reply = lambda text: {"content": "at last"}
+    server.answer = lambda messages: "at last"
     before = len(server.asked)
     assert distilled(PROMPTS, options, tmp_path / "c").rows[3]["completion"] == "at last"
-    assert server.texts[before:] == ["Question 3?"]
+    assert server.questions[before:] == ["Question 3?"]
 
 
 def test_a_server_that_is_down_is_an_error_and_what_it_said_before_is_kept(server: Server, tmp_path: Path) -> None:
-    server.reply = lambda text: 503 if text > "Question 2?" else {"content": "fine"}
+    server.answer = lambda messages: Fault("503") if messages[-1]["content"] > "Question 2?" else "fine"
     with pytest.raises(SubjectError, match=r"openai/m: 3 of 6 requests stayed without an answer .* kept in"):
-        distilled(PROMPTS, server.options(DistillOptions), tmp_path / "c")
-    server.reply = lambda text: {"content": "fine"}
+        distilled(PROMPTS, options_for(server, DistillOptions), tmp_path / "c")
+    server.answer = lambda messages: "fine"
     before = len(server.asked)
-    distilled(PROMPTS, server.options(DistillOptions), tmp_path / "c")
-    assert sorted(server.texts[before:]) == ["Question 3?", "Question 4?", "Question 5?"]
+    distilled(PROMPTS, options_for(server, DistillOptions), tmp_path / "c")
+    assert sorted(server.questions[before:]) == ["Question 3?", "Question 4?", "Question 5?"]
 
 
 def test_answers_that_were_cut_off_are_told_and_left_out_unless_asked_for(server: Server, tmp_path: Path) -> None:
-    server.reply = lambda text: {"content": "half a", "finish": "length" if "1" in text else "stop"}
-    made = distilled(PROMPTS, server.options(DistillOptions), tmp_path / "c")
+    server.answer = lambda messages: Said("half a", "length" if "1" in messages[-1]["content"] else "stop")
+    made = distilled(PROMPTS, options_for(server, DistillOptions), tmp_path / "c")
     assert (len(made.rows), made.cut) == (5, 1)
-    kept = distilled(PROMPTS, server.options(DistillOptions, keep_cut=True), tmp_path / "c")
+    kept = distilled(PROMPTS, options_for(server, DistillOptions, keep_cut=True), tmp_path / "c")
     assert (len(kept.rows), kept.cut) == (6, 1)
-    server.reply = lambda text: {"content": "half", "finish": "length"}
+    server.answer = lambda messages: Said("half", "length")
     with pytest.raises(DataError, match="6 answers were cut off; raise max_tokens"):
-        distilled(PROMPTS, server.options(DistillOptions), tmp_path / "other")
-
-
-def test_an_answer_that_is_none_is_a_failure(server: Server) -> None:
-    for reply in ({"content": ""}, {"content": "x", "finish": "content_filter"}):
-        server.reply = lambda text, reply=reply: reply  # type: ignore[misc]
-        (output,) = Served(server.options()).ask([Generate("?")])
-        assert output.text is None
-        assert output.failure
+        distilled(PROMPTS, options_for(server, DistillOptions), tmp_path / "other")
 
 
 def test_several_answers_to_a_prompt_are_drawn_apart_and_kept_once(server: Server, tmp_path: Path) -> None:
     answers = iter(["one", "two", "one"] * 6)
-    lock = threading.Lock()
-
-    def reply(text: str) -> Reply:
-        with lock:
-            return {"content": next(answers)}
-
-    server.reply = reply
-    options = server.options(DistillOptions, answers=3, temperature=0.8, concurrency=1)
+    server.answer = lambda messages: next(answers)
+    options = options_for(server, DistillOptions, answers=3, temperature=0.8, concurrency=1)
     made = distilled(PROMPTS[:2], options, tmp_path / "c")
     assert [row["completion"] for row in made.rows] == ["one", "two"] * 2
     assert made.repeated == 2
-    assert {body["seed"] for body in server.asked} == {0, 1, 2}
+    assert {body["seed"] for body in bodies(server)} == {0, 1, 2}
     with pytest.raises(ConfigError, match="at temperature 0 are the same"):
-        distilled(PROMPTS, server.options(DistillOptions, answers=2), tmp_path / "c")
+        distilled(PROMPTS, options_for(server, DistillOptions, answers=2), tmp_path / "c")
 
 
 def test_prompts_that_cannot_be_answered_are_refused(server: Server, tmp_path: Path) -> None:
     answered = {"prompt": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
     for rows, message in (([], "no prompt"), ([{"text": "x"}], "row 0 has no prompt"), ([answered], "not the user's")):
         with pytest.raises(DataError, match=message):
-            distilled(rows, server.options(DistillOptions), tmp_path / "c")  # type: ignore[arg-type]
+            distilled(rows, options_for(server, DistillOptions), tmp_path / "c")  # type: ignore[arg-type]
     assert not server.asked
 
 
-def test_a_key_is_sent_and_never_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = server.options(api_key_env="TEACHER_KEY")
+def test_a_key_is_sent_and_never_told(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = options_for(server, DistillOptions, api_key_env="TEACHER_KEY")
     monkeypatch.delenv("TEACHER_KEY", raising=False)
     with pytest.raises(ConfigError, match="TEACHER_KEY holds no key"):
-        Served(options)
+        distilled(PROMPTS, options, tmp_path / "c")
     monkeypatch.setenv("TEACHER_KEY", "sk-secret")
-    server.reply = lambda text: 401
-    (output,) = Served(options).ask([Generate("?")])
-    assert server.keys == {"Bearer sk-secret"}
-    assert output.failure
-    assert "sk-secret" not in output.failure
+    server.key = "another"
+    with pytest.raises(SubjectError, match="401") as raised:
+        distilled(PROMPTS, options, tmp_path / "c")
+    assert {asked.headers["authorization"] for asked in server.asked} == {"Bearer sk-secret"}
+    assert "sk-secret" not in str(raised.value)
 
 
 def test_a_killed_run_has_lost_no_answer(server: Server, tmp_path: Path) -> None:
     """kill -9 while it waits for the third answer; the first two are not asked for again."""
-    held = threading.Event()
-    reached = threading.Event()
-
-    def reply(text: str) -> Reply:
-        if "2" in text:
-            reached.set()
-            held.wait(60)
-        return {"content": "fine"}
-
-    server.reply = reply
-    script = (
+    server.script = ["", "", "hang"]
+    program = (
         "import sys; from pathlib import Path; from harness.training.objectives._distill import *\n"
-        "options = DistillOptions(model='openai/m', api_base=sys.argv[1], retries=0, concurrency=1)\n"
+        "options = DistillOptions(model='openai/m', api_base=sys.argv[1], retries=0, concurrency=1, "
+        "prices={'input': 0, 'output': 0})\n"
         "distilled([{'prompt': f'Question {n}?'} for n in range(6)], options, Path(sys.argv[2]))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, server.base, str(tmp_path / "c")])
+    process = subprocess.Popen([sys.executable, "-c", program, server.base, str(tmp_path / "c")])
     try:
-        assert reached.wait(120)
-        time.sleep(0.2)
+        assert wait_for(lambda: len(server.asked) == 3)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        held.set()
     server.asked.clear()
-    distilled(PROMPTS, server.options(DistillOptions), tmp_path / "c")
-    assert sorted(server.texts) == [f"Question {n}?" for n in range(2, 6)]
+    distilled(PROMPTS, options_for(server, DistillOptions), tmp_path / "c")
+    assert sorted(server.questions) == [f"Question {n}?" for n in range(2, 6)]
 
 
 class TestJudge:
-    def judge(self, server: Server, tmp_path: Path) -> ServedJudge:
-        return ServedJudge(server.options(JudgeOptions), tmp_path / "judgements")
+    def score(self, server: Server, folder: Path, **given: Any) -> Any:
+        section = RewardSection.model_validate({"judge": {**judged_by(server), **given}})
+        parts = {"train": [{"prompt": "What?"}], "validation": []}
+        return _rewards._score(section, cast(Any, SimpleNamespace(home=folder, folder=folder, **parts)))
 
-    @pytest.mark.parametrize(
-        ("said", "score"),
-        [
-            ('Right.\n{"score": 7}', 0.7),
-            ('{"score": 0}', 0.0),
-            ('```json\n{"score": 10}\n```', 1.0),
-            ('{"score": 11}', None),
-            ('{"score": 7.5}', None),
-            ('{"score": true}', None),
-            ('{"score": "7"}', None),
-            ('{"score": 3}\nI mean it.', None),
-            ("seven out of ten", None),
-            ("[7]", None),
-            ("[" * 10_000, None),
-        ],
-    )
-    def test_only_the_number_asked_for_is_a_score(
-        self, server: Server, tmp_path: Path, said: str, score: float | None
+    def test_the_worst_level_is_0_the_best_is_1_and_nothing_else_is_a_reward(
+        self, server: Server, tmp_path: Path
     ) -> None:
-        server.reply = lambda text: {"content": said}
-        judge = self.judge(server, tmp_path)
-        assert judge(["What?"], ["That."]) == [score]
-        assert len(judge.failures) == (score is None)
+        said = [
+            '{"reason": "r", "score": 0}',
+            '{"score": 3}',
+            '{"score": 4}',
+            '{"score": 5}',
+            "four",
+            '{"score": "4"}',
+            "",
+        ]
+        server.answer = lambda messages: said[int(messages[1]["content"].partition("answer No. ")[2][0])]
+        answers = [f"answer No. {n}" for n in range(len(said))]
+        rewards = self.score(server, tmp_path)(["What?"] * len(said), answers, [True] * len(said), [{}] * len(said))
+        assert rewards == [0.0, 0.75, 1.0, None, None, None, None]
 
-    def test_an_error_is_no_score(self, server: Server, tmp_path: Path) -> None:
-        server.reply = lambda text: 500 if "bad" in text else {"content": '{"score": 5}'}
-        assert self.judge(server, tmp_path)(["What?"] * 2, ["good", "bad"]) == [0.5, None]
-
-    def test_an_answer_stands_between_marks_that_its_writer_cannot_know(self, server: Server, tmp_path: Path) -> None:
-        server.reply = lambda text: {"content": '{"score": 5}'}
-        judge = self.judge(server, tmp_path)
-        judge(["What?", "What?"], ["That {criterion} {0}.", "This."])
-        codes = {line.rpartition(" ")[2] for text in server.texts for line in text.split("\n") if "end of" in line}
-        assert len(codes) == 2
-        assert any("That {criterion} {0}." in text for text in server.texts)
+    def test_an_error_is_no_reward(self, server: Server, tmp_path: Path) -> None:
+        server.answer = lambda messages: Fault("500") if "bad" in messages[-1]["content"] else '{"score": 2}'
+        assert self.score(server, tmp_path)(["What?"] * 2, ["good", "bad"], [True] * 2, [{}] * 2) == [0.5, None]
 
     def test_a_judgement_is_asked_for_once(self, server: Server, tmp_path: Path) -> None:
-        server.reply = lambda text: {"content": '{"score": 5}'}
-        self.judge(server, tmp_path)(["What?"], ["That."])
-        self.judge(server, tmp_path)(["What?"], ["That."])
+        server.answer = lambda messages: '{"score": 2}'
+        for _ in range(2):
+            assert self.score(server, tmp_path)(["What?"], ["That."], [True], [{}]) == [0.5]
         assert len(server.asked) == 1
+
+    def test_the_criterion_and_the_columns_of_a_row_reach_the_judge(self, server: Server, tmp_path: Path) -> None:
+        server.answer = lambda messages: '{"score": 5}'
+        told = [{"role": "user", "content": "SPOKEN"}]
+        self.score(server, tmp_path, criterion="It RHYMES.")([told], ["OUT"], [True], [{"target": "RIGHT"}])
+        shown = "".join(m["content"] for m in server.asked[0].body["messages"])
+        assert all(word in shown for word in ("It RHYMES.", "SPOKEN", "OUT", "RIGHT"))
+
+    def test_a_rubric_by_name_scores_and_its_fields_are_looked_for_before_any_work(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        server.answer = lambda messages: '{"score": 3}'
+        score = self.score(server, tmp_path, rubric="helpfulness")
+        assert score(["What?"], ["That."], [True], [{}]) == [0.5]
+        with pytest.raises(DataError, match="'context', which sample 'row 0 of train' lacks"):
+            self.score(server, tmp_path, rubric="faithfulness")
+        with pytest.raises(ConfigError, match="compares two answers"):
+            self.score(server, tmp_path, rubric="preference")
+        with pytest.raises(ConfigError, match=r"did you mean 'helpfulness'"):
+            self.score(server, tmp_path, rubric="helpfulnes")
+        with pytest.raises(ValueError, match=r"unknown key 'modle': did you mean 'model'\?"):
+            self.score(server, tmp_path, modle="x")
+        with pytest.raises(ValueError, match="rubric or criterion"):
+            self.score(server, tmp_path, rubric="helpfulness", criterion="x")
 
 
 def rows(count: int) -> list[dict[str, Any]]:
     return [{"prompt": f"Question {n}?", "answers": [f"good {n}", f"bad {n}"]} for n in range(count)]
 
 
+Place = float | None
+"""What a judge says of two answers as they are shown: −1 the first place is better; None: it failed."""
+
+
+class ByPlace:
+    """A pairwise judge that is asked in both orders, as a served one is; `opinion` sees the two answers as shown."""
+
+    name, fingerprint, bounds, pairwise = "by place", "0", (-1.0, 1.0), True
+
+    def __init__(self, opinion: Callable[[str, str], Place]) -> None:
+        self.opinion, self.asked = opinion, list[tuple[str, str]]()
+
+    def compare(self, pairs: Sequence[PairCase]) -> list[Judgement]:
+        both = [(pair.first.output, pair.second.output) for pair in pairs]
+        return [of_both_orders(self._said(a, b), turned(self._said(b, a))) for a, b in both]
+
+    def grade(self, cases: Sequence[Case]) -> list[Judgement]:
+        raise AssertionError("it compares")
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+    def _said(self, first: str, second: str) -> Judgement:
+        self.asked.append((first, second))
+        value = self.opinion(first, second)
+        failed = Judgement("failed", None, "no reply", "timeout")
+        return failed if value is None else Judgement("scored", value, "because")
+
+
 class TestLabels:
     def test_both_orders_are_asked_and_must_agree(self) -> None:
-        asked: list[tuple[str, str]] = []
-
-        def judge(prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Preference | None]:
-            asked.extend(zip(firsts, seconds, strict=True))
-            return [self.opinion(a, b) for a, b in zip(firsts, seconds, strict=True)]
-
+        judge = ByPlace(self.opinion)
         made = labelled(rows(7), judge, max_failures=0.2)
         assert made.outcomes == (
             "first", "second", "prefers_first_place", "prefers_second_place", "tie", "half_a_tie", "failed",
@@ -290,36 +267,36 @@ class TestLabels:
             {"prompt": "Question 0?", "chosen": "good 0", "rejected": "bad 0"},
             {"prompt": "Question 1?", "chosen": "bad 1", "rejected": "good 1"},
         )
-        assert {(b, a) for a, b in asked} == set(asked)
+        assert {(b, a) for a, b in judge.asked} == set(judge.asked)
         assert made.position_bias == 0
         assert made.consistent == pytest.approx(3 / 6)
 
     @staticmethod
-    def opinion(first: str, second: str) -> Preference | None:
+    def opinion(first: str, second: str) -> Place:
         kind, ahead = int(first[-1]), first.startswith("good")
-        opinions: list[Preference | None] = [
-            "first" if ahead else "second", "second" if ahead else "first", "first", "second", "tie",
-            "tie" if ahead else "first", None if ahead else "first",
+        opinions: list[Place] = [
+            -1 if ahead else 1, 1 if ahead else -1, -1, 1, 0, 0 if ahead else -1, None if ahead else -1,
         ]  # fmt: skip
         return opinions[kind]
 
     def test_a_judge_of_places_labels_nothing(self) -> None:
-        def judge(prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Preference | None]:
-            return ["first"] * len(prompts)
-
         with pytest.raises(DataError, match="of 4 pairs the judge decided none"):
-            labelled(rows(4), judge)
+            labelled(rows(4), ByPlace(lambda first, second: -1))
         assert Labelled((), ("prefers_first_place",) * 3 + ("first",)).position_bias == 0.75
 
     def test_a_judge_that_fails_is_an_error(self) -> None:
-        def judge(prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Preference | None]:
-            return [None, *["first" if a.startswith("good") else "second" for a in firsts[1:]]]  # type: ignore[list-item]
-
+        judge = ByPlace(lambda a, b: None if "0" in a else -1 if a.startswith("good") else 1)
         with pytest.raises(SubjectError, match="no judgement on 1 of 4"):
             labelled(rows(4), judge)
 
+    def test_a_judge_that_grades_single_answers_labels_no_pairs(self) -> None:
+        judge = ByPlace(lambda first, second: 0)
+        judge.pairwise = False
+        with pytest.raises(ConfigError, match="grades one answer"):
+            labelled(rows(1), judge)
+
     def test_rows_without_two_answers_are_refused(self) -> None:
-        def judge(prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Preference | None]:
+        def nobody(first: str, second: str) -> Place:
             raise AssertionError("nothing is asked")
 
         for row in (
@@ -328,30 +305,31 @@ class TestLabels:
             {"prompt": "?", "answers": ["a", "a"]},
         ):
             with pytest.raises(DataError, match="row 0"):
-                labelled([row], judge)
+                labelled([row], ByPlace(nobody))
 
     def test_a_served_judge_labels_conversations(self, server: Server, tmp_path: Path) -> None:
-        def reply(text: str) -> Reply:
-            first = text.partition("answer A")[2].partition("end of")[0]
-            return {"content": json.dumps({"better": "A" if "good" in first else "B"})}
+        def reply(messages: Messages) -> str:
+            first = messages[-1]["content"].partition("begin answer A")[2].partition("--- end ")[0]
+            return json.dumps({"reason": "r", "better": "A" if "good" in first else "B"})
 
-        server.reply = reply
+        server.answer = reply
         turns = [{"role": "user", "content": "Question?"}]
         answers = [[{"role": "assistant", "content": text}] for text in ("bad", "good")]
-        judge = ServedJudge(server.options(JudgeOptions), tmp_path / "judgements")
-        made = labelled([{"prompt": turns, "answers": answers}], judge.compare)
+        context = JudgeContext(store=tmp_path / "judgements")
+        judge = build_judge(JudgeSection(**judged_by(server)), by_criterion(pairwise=True), context, "judge")
+        made = labelled([{"prompt": turns, "answers": answers}], judge)
         assert made.rows == ({"prompt": turns, "chosen": answers[1], "rejected": answers[0]},)
         assert len(server.asked) == 2
 
 
+@pytest.mark.slow
 def test_a_judge_can_be_the_reward_of_a_training(server: Server, tiny: TinyModels, tmp_path: Path) -> None:
-    def reply(text: str) -> Reply:
-        answer = text.partition("\nanswer ")[2].partition("end of answer")[0]
-        return {"content": json.dumps({"score": len(answer) % 11})}
+    def reply(messages: Messages) -> str:
+        answer = messages[-1]["content"].partition("begin answer ")[2].partition("--- end answer")[0]
+        return json.dumps({"reason": "r", "score": len(answer) % 5})
 
-    server.reply = reply
-    judge = {"model": "openai/m", "api_base": server.base, "retries": 0}
-    made = jobs.objective("grpo", rewards=[{"judge": judge}], generations=4, max_new_tokens=6)
+    server.answer = reply
+    made = jobs.objective("grpo", rewards=[{"judge": judged_by(server)}], generations=4, max_new_tokens=6)
     job = jobs.job(tiny.model(), tmp_path, made, "prompt", train=jobs.rows("prompt", 4), max_steps=3)
     trainer = made.trainer(job)
     trainer.train()

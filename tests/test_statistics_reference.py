@@ -95,7 +95,7 @@ def test_lower_bound_refuses_what_is_no_proportion() -> None:
 
 def test_flips_count_what_changed_and_not_rounding() -> None:
     baseline, candidate = np.array([1, 0, 1, 0.3]), np.array([0, 1, 1, 0.1 + 0.2])
-    assert (flips(baseline, candidate).lost, flips(baseline, candidate).won) == (1, 1)
+    assert (flips(candidate - baseline).lost, flips(candidate - baseline).won) == (1, 1)
 
 
 def test_forgetting_is_what_a_model_that_guesses_would_show() -> None:

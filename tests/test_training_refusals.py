@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from harness import adapters
+from harness.candidates import with_candidate
 from harness.config import load_gate
 from harness.errors import ConfigError, DataError, HarnessError, LockError, SubjectError
-from harness.gate import run_gate, with_candidate
+from harness.gate import run_gate
 from harness.progress import Silent
 from harness.training.run import train
 from tests import objective_jobs as jobs

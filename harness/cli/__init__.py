@@ -90,8 +90,9 @@ def gate(
     Exit code: 0 promote, 1 block, 2 usage, 3 hold, 4 infrastructure failure.
     Of several candidates the worst counts: block, then hold, then promote.
     """
+    from harness.candidates import with_candidates, with_engine
     from harness.config import load_gate
-    from harness.gate import run_gates, with_candidates, with_engine
+    from harness.gate import run_gates
 
     loaded = load_gate(config)
     if engine is not None:

@@ -44,7 +44,7 @@ class CausalModel:
     device: str
     dtype: str
     activate: Callable[[], AbstractContextManager[Any]]
-    render: Callable[[Sequence[Message]], str]
+    render: Callable[[Sequence[Message], str], str]
     steady: int | None
 
     @property

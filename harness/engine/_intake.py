@@ -69,7 +69,7 @@ class Intake:
         if isinstance(request, LogLikelihood):
             texts = (self._rendered(request.context), request.continuation)
         else:
-            texts = (self._rendered(request.prompt) if isinstance(request, Generate) else request.text, "")
+            texts = (self._asked(request) if isinstance(request, Generate) else request.text, "")
         try:
             for text in texts:
                 text.encode()
@@ -77,11 +77,16 @@ class Intake:
             raise Unanswerable(f"its text is no valid Unicode: {error}") from error
         return texts
 
-    def _rendered(self, prompt: str | tuple[Message, ...]) -> str:
+    def _asked(self, request: Generate) -> str:
+        if request.response_format:
+            raise Unanswerable("a local model cannot be held to a response format; ask without, or serve it")
+        return self._rendered(request.prompt, request.tools)
+
+    def _rendered(self, prompt: str | tuple[Message, ...], tools: str = "") -> str:
         if isinstance(prompt, str):
             return prompt
         try:
-            return self._model.render(prompt)
+            return self._model.render(prompt, tools)
         except SubjectError as error:
             if not getattr(self._model.tokenizer, "chat_template", None):
                 raise  # then no conversation can be asked at all

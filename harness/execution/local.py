@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from harness import drift
 from harness.cache import OutputCache
+from harness.config import Arm
 from harness.execution.drafts import Drafting, Source
 from harness.policy import Table, block_level, compare, is_open
 from harness.progress import Observer
@@ -33,9 +33,8 @@ from harness.records import (
 from harness.runs import Entry, RunDirectory
 from harness.statistics.ordering import commit_order
 from harness.subjects import Subject
-from harness.suites import Suite
+from harness.suites import Answering, Suite, ask_in_rounds
 
-Arm = Literal["baseline", "candidate"]
 Chunk = tuple[Suite, Sequence[Sample]]
 Answered = list[tuple[Output, ...]]
 """One tuple of outputs for each sample of a chunk."""
@@ -78,6 +77,7 @@ class SuiteState:
             if s.id in self.scores
             else PairedScore(s.id, s.cluster, s.tags)
             for s in self.samples
+            if self.suite.concerns(metric, s)
         )
         return Evidence(self.suite.name, self.suite.metrics[metric], pairs)
 
@@ -151,15 +151,15 @@ class Evaluation:
     def ask(self, arm: Arm, chunks: Sequence[Chunk]) -> list[Answered]:
         """Outputs of one arm for each chunk's samples, all asked together, from the cache where they are known."""
         subject = self.baseline if arm == "baseline" else self.candidate
-        per_sample = [[suite.requests(sample, subject) for sample in samples] for suite, samples in chunks]
-        requests = [request for chunk in per_sample for group in chunk for request in group]
         name = _joined([suite.name for suite, _ in chunks])
 
-        def tell(done: int) -> None:
-            self.observer.asking(name, arm, done, len(requests))
+        def answer(requests: Sequence[Request]) -> list[Output]:
+            def tell(done: int) -> None:
+                self.observer.asking(name, arm, done, len(requests))
 
-        flat = iter(answer_cached(subject, requests, self.cache, tell, self._drafting))
-        return [[tuple(next(flat) for _ in group) for group in chunk] for chunk in per_sample]
+            return answer_cached(subject, requests, self.cache, tell, self._drafting)
+
+        return ask_chunks(chunks, subject, answer)
 
     def _goes_on(self, state: SuiteState) -> bool:
         if state.done == len(state.samples):
@@ -190,6 +190,7 @@ class Evaluation:
                 _without_tokens(pair.candidate),
                 {metric: (both.baseline, both.candidate) for metric, both in scores.items()},
                 self._drift(state.suite, pair),
+                {metric: both.details for metric, both in scores.items() if both.details},
             )
             for pair, scores in zip(pairs, state.suite.score(pairs), strict=True)
         ]
@@ -202,9 +203,17 @@ class Evaluation:
             return ()
         ours, theirs = (suite.requests(pair.sample, subject) for subject in (self.baseline, self.candidate))
         same_chat = self.baseline.chat_fingerprint == self.candidate.chat_fingerprint
-        both = zip(ours, theirs, pair.baseline, pair.candidate, strict=True)
+        # Later turns are asked in the light of a subject's own answers, so only the first requests can be compared.
+        both = zip(ours, theirs, pair.baseline, pair.candidate, strict=False)
         found = [drift.compare(b, c) for r, q, b, c in both if r == q and _greedy(r, same_chat)]
         return tuple(answer for answer in found if answer is not None)
+
+
+def ask_chunks(chunks: Sequence[Chunk], subject: Subject, answer: Answering) -> list[Answered]:
+    """Outputs for each chunk's samples, all asked together."""
+    groups = [(suite, sample) for suite, samples in chunks for sample in samples]
+    flat = iter(ask_in_rounds(groups, subject, answer))
+    return [[tuple(next(flat)) for _ in samples] for _, samples in chunks]
 
 
 def answer_cached(

@@ -8,7 +8,7 @@ A version is a draft until `freeze` writes its hashes into the lock; from then o
 differs. To change a frozen set, make a new version. Nothing here loads a model or a metric's dependencies.
 """
 
-from harness.goldens.card import Card, Generation, MetricUse, load_card
+from harness.goldens.card import Card, Generation, MetricUse, Parameters, load_card
 from harness.goldens.lock import LOCK_NAME, Frozen, problems, verify
 from harness.goldens.rows import read_samples
 from harness.goldens.store import GoldenSet, freeze, load, new_version
@@ -20,6 +20,7 @@ __all__ = [
     "Generation",
     "GoldenSet",
     "MetricUse",
+    "Parameters",
     "freeze",
     "load",
     "load_card",

@@ -61,6 +61,20 @@ class Generation(BaseModel):
         return value
 
 
+class Parameters(BaseModel):
+    """How one row is asked, where that differs from its card: what a recorded request was asked with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    max_tokens: int | None = Field(None, gt=0)
+    until: tuple[str, ...] | None = Field(None, strict=False)
+    temperature: float | None = Field(None, ge=0, allow_inf_nan=False, strict=False)
+    top_p: float | None = Field(None, gt=0, le=1, strict=False)
+    seed: int | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+
+
 class Card(BaseModel):
     """A whole card.yaml. `name` and `version` repeat the folders, so that a copied folder is noticed."""
 
@@ -71,7 +85,7 @@ class Card(BaseModel):
     description: Annotated[str, Field(min_length=1)]
     licence: Annotated[str, Field(min_length=1)]
     source: Annotated[str, Field(min_length=1, description="where the samples come from")]
-    metrics: Annotated[tuple[MetricUse, ...], Field(min_length=1, description="ids, or {id: options}")]
+    metrics: tuple[MetricUse, ...] = Field(description="ids, or {id: options}; [] for a set that only judges score")
     generation: Generation = Generation()
     cluster_key: str | None = Field(None, description="field of a row whose value names the sample's cluster")
     tags: dict[str, str] = Field(default_factory=dict, description="every tag that a row may carry, and its meaning")

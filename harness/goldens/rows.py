@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
+
 from harness.errors import DataError, at, nearest
-from harness.goldens.card import Card
+from harness.goldens.card import Card, Parameters
+from harness.plugins import explain
 from harness.records import Message, Sample
 
 SAMPLES_NAME = "samples.jsonl"
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _ROLES = ("system", "user", "assistant", "tool")
+_OF_A_MESSAGE = {"role", "content", "tool_calls", "tool_call_id"}
 _KNOWN = ("id", "prompt", "messages", "target", "choices", "tags", "cluster")
 
 
@@ -101,6 +105,7 @@ class _Row:
         self._id = self._identifier()
         messages = self._messages()
         choices = self._choices()
+        self._check_request()
         return Sample(
             id=self._id,
             prompt=self._prompt(messages),
@@ -138,14 +143,46 @@ class _Row:
         return tuple(self._message(i, m) for i, m in enumerate(value))
 
     def _message(self, index: int, value: Any) -> Message:
-        if not isinstance(value, dict) or set(value) != {"role", "content"}:
-            self._fail(f"messages[{index}] must hold role and content, and nothing else")
+        if not isinstance(value, dict) or not {"role", "content"} <= set(value) <= _OF_A_MESSAGE:
+            self._fail(f"messages[{index}] must hold role and content, and beside them only tool_calls or tool_call_id")
         role, content = value["role"], value["content"]
         if role not in _ROLES:
             self._fail(f"messages[{index}].role {role!r}: {nearest(str(role), _ROLES)}")
-        if not isinstance(content, str) or not content:
+        calls = self._tool_calls(index, role, value)
+        if not isinstance(content, str) or not (content or calls or role == "tool"):
             self._fail(f"messages[{index}].content must be a string that is not empty")
-        return Message(role, content)
+        answers = value.get("tool_call_id", "")
+        if not isinstance(answers, str) or (answers and role != "tool"):
+            self._fail(f"messages[{index}].tool_call_id must be a string, in a message of role tool")
+        return Message(role, content, calls, answers)
+
+    def _check_request(self) -> None:
+        """`tools` and `parameters`, which say how this row is asked, are what a request can hold."""
+        try:
+            Parameters.model_validate(self._row.get("parameters", {}))
+        except ValidationError as error:
+            self._fail(f"parameters: {explain(error, Parameters)}")
+        tools = self._row.get("tools", [])
+        named = isinstance(tools, list) and all(isinstance(t, dict) and _function(t).get("name") for t in tools)
+        if not named:
+            self._fail("tools must be a list of definitions as OpenAI's API takes them, each with a name")
+
+    def _tool_calls(self, index: int, role: str, value: dict[str, Any]) -> str:
+        """The canonical JSON of what a turn asked of tools, in OpenAI's form or as `name` and `arguments` alone."""
+        calls = value.get("tool_calls")
+        if calls is None:
+            return ""
+        if role != "assistant" or not isinstance(calls, list) or not calls:
+            self._fail(f"messages[{index}].tool_calls must be a list, in a message of role assistant")
+        plain = [
+            call.get("function", call) | {"id": call.get("id", "")} if isinstance(call, dict) else {} for call in calls
+        ]
+        if not all(isinstance(call.get("name"), str) and call["name"] and "arguments" in call for call in plain):
+            self._fail(f"messages[{index}].tool_calls: each needs a name and arguments")
+        kept = [
+            {"id": str(call["id"]), "name": call["name"], "arguments": _parsed(call["arguments"])} for call in plain
+        ]
+        return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def _prompt(self, messages: tuple[Message, ...]) -> str:
         if messages:
@@ -217,3 +254,19 @@ class _Row:
         if key is not None and value == "":
             self._fail(f"the cluster {key!r} is empty")
         return str(value)
+
+
+def _parsed(arguments: Any) -> Any:
+    """Arguments of a tool as values; what is no JSON stays the text that the model wrote."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _function(tool: dict[str, Any]) -> dict[str, Any]:
+    """What a tool's definition says of its function, whether it stands by itself or under `function`."""
+    inner = tool.get("function", tool)
+    return inner if isinstance(inner, dict) else {}

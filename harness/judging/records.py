@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from harness.records import Sample, ScoreState, content_hash
+from harness.records import Sample, content_hash
 from harness.served import FailureKind
+
+JudgementState = Literal["scored", "abstained", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Judgement:
     judge's own words (untrusted), or why there is no value. `details` is JSON-ready: what each order or juror said.
     """
 
-    state: ScoreState
+    state: JudgementState
     value: float | None = None
     reason: str = ""
     failure: FailureKind | None = None

@@ -8,24 +8,19 @@ The schema is the option `schema`, the file `schema_file`, or the field `schema`
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from harness.errors import ConfigError, at
+from harness.metrics._json import MISSING, PATTERN_SECONDS, TooSlow, equal, parse, validator
 from harness.metrics._options import MetricOptions
-from harness.metrics._patterns import compile_bounded
 from harness.metrics._text import answer, references
 from harness.records import MetricSpec, Output, Sample, Score
 
 SCORES = "text"
-
-_FENCE = re.compile(r"\s*```[a-zA-Z]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```\s*", re.DOTALL)
-_PATTERN_SECONDS = 1.0
-_MISSING = object()
 
 
 class Options(MetricOptions):
@@ -50,10 +45,6 @@ class Options(MetricOptions):
         return self
 
 
-class _Late(Exception):
-    """Matching a schema's pattern took too long."""
-
-
 class Json:
     """See the module."""
 
@@ -63,7 +54,7 @@ class Json:
         self.spec = MetricSpec(options.named(f"json_{options.mode}"))
         schema = _schema_of(options)
         if options.mode == "schema":
-            checked = _validator({} if schema is None else schema)  # a missing package is noticed here, not at scoring
+            checked = validator({} if schema is None else schema)  # a missing package is noticed here, not at scoring
             self._validator = None if schema is None else checked
 
     def score(self, sample: Sample, outputs: Sequence[Output]) -> Score:
@@ -71,24 +62,24 @@ class Json:
         text = answer(outputs)
         if isinstance(text, Score):
             return text
-        document = _parse(text, self._options.fence)
+        document = parse(text, self._options.fence)
         if self._options.mode == "schema":
             return self._against_schema(sample, document)
         if self._options.mode == "fields":
             return self._fields(sample, document)
-        return Score.of(document is not _MISSING)
+        return Score.of(document is not MISSING)
 
     def _against_schema(self, sample: Sample, document: Any) -> Score:
         try:
-            validator = self._validator or _validator(sample.data.get("schema", _MISSING))
+            applied = self._validator or validator(sample.data.get("schema", MISSING))
         except ConfigError as error:
             return Score.failed(f"sample {sample.id!r}: {error}")
-        if document is _MISSING:
+        if document is MISSING:
             return Score.of(0)
         try:
-            return Score.of(validator.is_valid(document))
-        except _Late:
-            return Score.failed(f"matching a pattern of the schema took longer than {_PATTERN_SECONDS:g} s")
+            return Score.of(applied.is_valid(document))
+        except TooSlow:
+            return Score.failed(f"matching a pattern of the schema took longer than {PATTERN_SECONDS:g} s")
         except Exception as error:  # an unresolvable $ref and other faults of the schema, by any of its libraries
             return Score.failed(f"the schema cannot be applied: {type(error).__name__}: {error}")
 
@@ -96,14 +87,14 @@ class Json:
         targets = references(sample)
         if isinstance(targets, Score):
             return targets
-        expected = [_parse(t, fence=False) for t in targets]
+        expected = [parse(t, fence=False) for t in targets]
         if any(not isinstance(e, dict | list) or not e for e in expected):
             return Score.failed(f"a target of sample {sample.id!r} is no JSON object or list with fields in it")
-        given = {} if document is _MISSING else dict(_leaves(document))
+        given = {} if document is MISSING else dict(_leaves(document))
         return Score.of(max(self._share(given, dict(_leaves(e))) for e in expected))
 
     def _share(self, given: dict[str, Any], expected: dict[str, Any]) -> float:
-        right = sum(_equal(given.get(place, _MISSING), value) for place, value in expected.items())
+        right = sum(equal(given.get(place, MISSING), value) for place, value in expected.items())
         return right / len(given.keys() | expected if self._options.count_extra else expected)
 
 
@@ -116,19 +107,6 @@ def _schema_of(options: Options) -> Any:
         raise ConfigError(f"{at(options.schema_file)}not a JSON schema: {error}") from error
 
 
-def _parse(text: str, fence: bool) -> Any:
-    """The document in `text`, or `_MISSING`. NaN and Infinity are not JSON, whatever Python's parser thinks."""
-    match = _FENCE.fullmatch(text) if fence else None
-    try:
-        return json.loads(match[1] if match else text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return _MISSING
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """(JSON pointer, value) of everything in `value` that holds nothing itself; empty containers are such."""
     if isinstance(value, dict) and value:
@@ -139,46 +117,6 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f"{place}/{index}")
     else:
         yield place, value
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Equal as JSON: 1 and 1.0 are, true and 1 are not."""
-    return a == b and isinstance(a, bool) == isinstance(b, bool)
-
-
-def _validator(schema: Any) -> Any:
-    """A validator that neither fetches a `$ref` nor lets a pattern run for ever."""
-    import jsonschema
-    import referencing
-    from jsonschema.validators import extend, validator_for
-
-    if schema is _MISSING:
-        raise ConfigError("there is no schema, neither in the options nor in the row")
-    if not isinstance(schema, dict | bool):
-        raise ConfigError("the schema must be an object")
-    base: Any = validator_for(schema, default=jsonschema.Draft202012Validator)
-    try:
-        base.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise ConfigError(f"not a valid JSON schema: {error.message}") from error
-    if "patternProperties" in json.dumps(schema):
-        raise ConfigError("patternProperties is not supported: its matching cannot be limited in time")
-    make: Any = extend  # ships without types
-    extended = make(base, {"pattern": _limited_pattern})
-    return extended(schema, registry=referencing.Registry())
-
-
-def _limited_pattern(validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[Any]:
-    import jsonschema
-
-    if not validator.is_type(instance, "string"):
-        return
-    try:
-        found = compile_bounded(pattern).search(instance, timeout=_PATTERN_SECONDS)
-    except TimeoutError as error:
-        raise _Late from error
-    if not found:
-        yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
 def build(options: Options) -> Json:

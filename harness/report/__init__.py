@@ -13,6 +13,9 @@ from typing import Any, Literal, Protocol
 
 from harness.drift import SuiteDrift
 from harness.records import Comparison, Score, Verdict
+from harness.report._judges import JudgeFacts
+
+__all__ = ["Change", "Document", "Item", "JudgeFacts", "Reporter", "change_of"]
 
 Change = Literal["lost", "won", "failed", "changed"]
 
@@ -41,13 +44,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The input of every report: the verdict, the run's manifest, the samples that changed, and advisory drift."""
+    """The input of every report: verdict, the run's manifest, samples that changed, advisory drift, and its judges."""
 
     verdict: Verdict
     manifest: Mapping[str, Any] = field(default_factory=dict)
     items: Sequence[Item] = ()
     title: str = "Promotion gate"
     drift: Sequence[SuiteDrift] = ()
+    judges: Sequence[JudgeFacts] = ()
 
 
 class Reporter(Protocol):
@@ -59,7 +63,9 @@ class Reporter(Protocol):
 
 
 def change_of(baseline: Score, candidate: Score, *, higher_is_better: bool = True) -> Change:
-    """What happened to a sample: `failed` without both values, `changed` where only the output differs."""
+    """What happened to a sample: `failed` without both values, `changed` where the score is the same on both sides."""
+    if baseline.state == candidate.state == "tied":
+        return "changed"
     if baseline.value is None or candidate.value is None:
         return "failed"
     gain = candidate.value - baseline.value

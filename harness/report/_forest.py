@@ -104,7 +104,7 @@ def _panel(comparisons: Sequence[Comparison], layout: Layout, identifier: str) -
 def _row(comparison: Comparison, scale: _Scale, index: int) -> Row:
     factor = words.scaled(1.0, comparison.bounds)
     point = None if comparison.difference is None else scale.x(comparison.difference * factor)
-    remarks = ([] if comparison.required else ["advisory"]) + (["fragile"] if comparison.fragile else [])
+    remarks = ([] if comparison.required else [comparison.standing]) + (["fragile"] if comparison.fragile else [])
     return Row(
         y=index * scale.layout.row,
         label=one_line(comparison.label, scale.layout.label),

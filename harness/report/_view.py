@@ -70,7 +70,7 @@ class TileGroup:
 
 def guard_row(comparison: Comparison) -> GuardRow:
     """A comparison in words."""
-    badges = ("required" if comparison.required else "advisory", *(["fragile"] if comparison.fragile else []))
+    badges = (comparison.standing, *(["fragile"] if comparison.fragile else []))
     return GuardRow(
         label=one_line(comparison.label, 200),
         outcome=comparison.outcome,
@@ -129,6 +129,13 @@ def record_size(record: dict[str, Any]) -> int:
 def _more(comparison: Comparison) -> Iterable[tuple[str, str]]:
     yield "Estimand", comparison.estimand
     yield "Level of the interval", words.level(comparison)
+    if comparison.n_tied:
+        yield "Same output, not judged", f"{comparison.n_tied:,} pairs, in neither mean"
+    if comparison.correction is not None:
+        told = comparison.correction
+        yield "Corrected by people", f"{told.labels:,} of {told.planned:,} labels, {told.distinct:,} pairs"
+        yield "The judge alone", words.signed(told.judged, comparison) + words.unit(comparison.bounds)
+        yield "Reliance on the judge", f"{told.reliance:.2f}"
     if comparison.population_interval is not None:
         yield "Population interval", words.span(comparison.population_interval, comparison)
     if comparison.smallest_detectable_drop is not None:
@@ -138,8 +145,9 @@ def _more(comparison: Comparison) -> Iterable[tuple[str, str]]:
         yield "Forgetting above chance", f"{100 * comparison.forgetting:.1f} %"
     if comparison.mcnemar_p is not None:
         yield "McNemar test, exact p", f"{comparison.mcnemar_p:.2g}"
-    yield "e-value for pass", _e_value(comparison.log_e_pass)
-    yield "e-value for regressed", _e_value(comparison.log_e_block)
+    if comparison.correction is None:
+        yield "e-value for pass", _e_value(comparison.log_e_pass)
+        yield "e-value for regressed", _e_value(comparison.log_e_block)
 
 
 def _e_value(log_e: float | None) -> str:

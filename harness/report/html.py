@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness import words
 from harness.records import Check, Decision
-from harness.report import Document, Item, Reporter, _drift, _forest, _view
+from harness.report import Document, Item, Reporter, _drift, _forest, _judges, _view
 from harness.report._facts import command, facts
 from harness.report._text import one_line, visible, without_secrets
 
@@ -139,6 +139,7 @@ def _evidence(document: Document) -> dict[str, Any]:
         "unplotted": len(shown) - len(plotted),
         "tile_groups": _view.tile_groups(words.slices(verdict)),
         "drift": {"intro": _drift.INTRO, "notes": _drift.NOTES, "rows": _drift.rows(document.drift)},
+        "judges": {"intro": _judges.INTRO, "notes": _judges.NOTES, "sections": _judges.sections(document.judges)},
         "checks": sorted((_check(check) for check in verdict.checks), key=lambda check: bool(check["passed"])),
     }
 

@@ -48,8 +48,10 @@ class _JUnit:
         groups = {
             "verdict": [_verdict_case(document)],
             "preflight": [_check_case(check) for check in document.verdict.checks],
-            "required": [self._guard_case(c, document) for c in document.verdict.comparisons if c.required],
-            "advisory": [self._guard_case(c, document) for c in document.verdict.comparisons if not c.required],
+            "required": [self._guard_case(c, document) for c in document.verdict.comparisons if c.required or c.blocks],
+            "advisory": [
+                self._guard_case(c, document) for c in document.verdict.comparisons if not c.required and not c.blocks
+            ],
         }
         for name, cases in groups.items():
             if cases:
@@ -64,7 +66,7 @@ class _JUnit:
         lost = [i for i in document.items if i.change == "lost" and i.belongs_to(comparison)]
         body = "\n\n".join([_numbers(comparison), *map(_item_text, lost[: self.options.items_per_guard])])
         message = f"{words.outcome_word(comparison)}: {_summary(comparison)}"
-        if comparison.required and comparison.outcome == "regressed":
+        if comparison.blocks:
             _add_result(case, "failure", message, body)
         elif comparison.required and comparison.outcome == "undecided":
             _add_result(case, "error", message, body)

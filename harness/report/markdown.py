@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness import words
 from harness.records import Comparison, Decision
-from harness.report import Document, Item, Reporter, _drift
+from harness.report import Document, Item, Reporter, _drift, _judges
 from harness.report._facts import command, facts
 from harness.report._text import clipped, one_line
 
@@ -77,6 +77,7 @@ class _Markdown:
             _lost(document, size),
             _folded("Advisory guards", words.advisory(document.verdict), size),
             _folded("Slices", words.slices(document.verdict), size),
+            _judged(document, size),
             _drifted(document, size),
             _reproduce(document, self.options.report_url),
         ]
@@ -181,6 +182,16 @@ def _item(item: Item, chars: int) -> str:
     )
     fenced = [f"{title}:\n{_fence(text, chars)}" for title, text in blocks if text or title != "Expected"]
     return "\n\n".join([f"**{_name(item.sample_id)}** · score {scores}", *fenced])
+
+
+def _judged(document: Document, size: _Size) -> str:
+    if not document.judges:
+        return ""
+    parts = ["<details>", f"<summary>Judges ({len(document.judges)})</summary>", "", _judges.INTRO]
+    for section in _judges.sections(document.judges)[: size.rows]:
+        lines = (f"- {'⚠️ ' if concern else ''}{name}: {_inline(value, 300)}" for name, value, concern in section.lines)
+        parts += ["", f"**{_name(section.title)}**", "", *lines]
+    return "\n".join([*parts, "", "</details>"])
 
 
 def _drifted(document: Document, size: _Size) -> str:

@@ -1,18 +1,18 @@
 """Asks models behind an API, through litellm: concurrency and rate limits, retries, cost, a budget that stops cleanly.
 
 What cannot be answered is a reply with its failure, of a named kind, and never an empty text. Used by judges, by served
-subjects and by distillation; litellm is imported when the first question is asked.
+subjects and by distillation. See `harness.served.client`; litellm is imported when it is needed, and not before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.records import Message
+from harness.records import Message, content_hash
 
 FailureKind = Literal[
     "rate-limited", "server", "timeout", "connection", "authentication", "rejected", "filtered", "empty", "truncated",
@@ -45,12 +45,16 @@ class ServedOptions(BaseModel):
     tokens_per_minute: float | None = Field(None, gt=0, description="no more tokens than this, read and written")
     timeout: float = Field(120, gt=0, description="seconds that one attempt may take")
     retries: int = Field(4, ge=0, description="further attempts at a request that failed in a way that may pass")
+    patience: float = Field(600, gt=0, description="seconds after which a request that failed is not tried again")
     prices: Prices | None = Field(None, description="instead of litellm's own table")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request to a chat model. `schema`: a JSON schema that the answer has to satisfy, offered where supported."""
+    """One request to a chat model. `schema`: a JSON schema that the answer has to satisfy, offered where supported.
+
+    `raw` sends the text of the one message as it stands, to be continued, past any chat template (/v1/completions).
+    """
 
     messages: tuple[Message, ...]
     max_tokens: int = 512
@@ -59,6 +63,13 @@ class Question:
     seed: int = 0
     until: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    raw: bool = False
+
+    def digest(self) -> str:
+        """SHA-256 over everything that is asked; with a client's fingerprint it is the key of the memory of replies."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["messages"] = [[m.role, m.content] for m in self.messages]
+        return content_hash(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +84,10 @@ class Failure:
 class Reply:
     """What came of a question: a text or a failure, never both.
 
-    Tokens and `cost` (US dollars) are those of all attempts that the server charged for; `cost` is None where no price
-    is known. `seconds` runs from the first attempt to the last, waiting included.
+    Tokens and `cost` (US dollars) are those of all attempts that the server charged for, by its own count; `cost` is
+    None where no price is known. `seconds` runs from the first attempt to the last, waiting included. `attempts` is 0
+    for a reply that was paid for before, under another index or in another run: it costs 0, and its tokens are the ones
+    that it took then.
     """
 
     text: str | None = None

@@ -50,9 +50,8 @@ def t_interval(estimate: float, error: float, freedom: int, confidence: float) -
     return Interval(estimate, estimate - half, estimate + half)
 
 
-def flips(baseline: Floats, candidate: Floats) -> Flips:
-    """Counts of pairs, oriented so that higher is better, whose score fell or rose."""
-    change = candidate - baseline
+def flips(change: Floats) -> Flips:
+    """Counts of pairs whose difference, oriented so that higher is better, is below or above 0."""
     return Flips(int(np.sum(change < -_EQUAL)), int(np.sum(change > _EQUAL)))
 
 

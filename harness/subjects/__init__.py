@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from harness.records import Check, Draft, Message, Output, Request
 
@@ -64,4 +64,13 @@ class Subject(Protocol):
 
     def close(self) -> None:
         """Release memory and connections; the subject is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A subject that knows beforehand which requests it can never answer, so that a gate need not pay to find out."""
+
+    def refusal(self, request: Request) -> str | None:
+        """Why `request` will be answered with a failure; None where it may be answered."""
         ...

@@ -6,7 +6,7 @@ the numbers alone, so that nothing has to be unpickled; a test holds them agains
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -86,7 +86,7 @@ def reads(config: Any, tokenizer: Any) -> int:
     return min(declared, default=512)
 
 
-def batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+def batches(rows: Sequence[Sized], size: int) -> Iterator[list[int]]:
     """Indices of rows of one length, `size` at most at a time: without padding no answer depends on its batch."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     batch: list[int] = []

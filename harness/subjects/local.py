@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 from collections import Counter
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -249,7 +250,7 @@ class LocalSubject:
             device=self._weights.spec.device,
             dtype=self._weights.spec.dtype,
             activate=lambda: self._weights.using(self._switched),
-            render=self.render_chat,
+            render=renderer(self.tokenizer, self.name),
             steady=steady_length(config),
         )
 
@@ -281,25 +282,36 @@ class LocalSubject:
         }
 
 
-def render_chat(tokenizer: Any, name: str, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    """What the tokenizer's chat template makes of `messages`; `name` is the subject's, for an error.
+def render_chat(
+    tokenizer: Any, name: str, messages: Sequence[Message], *, add_generation_prompt: bool, tools: str = ""
+) -> str:
+    """What the tokenizer's chat template makes of `messages` and the JSON of `tools`; `name` is for an error.
 
     Raises:
         SubjectError: there is no template, or it refuses these messages.
     """
     if not _template(tokenizer):
         raise SubjectError(f"{name} has no chat template; give one with chat_template: FILE")
-    turns = [{"role": m.role, "content": m.content} for m in messages]
+    turns = [_turn(message) for message in messages]
+    apply = functools.partial(
+        tokenizer.apply_chat_template,
+        turns,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=not add_generation_prompt,
+    )
     try:
-        text = tokenizer.apply_chat_template(
-            turns,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
+        text = apply(tools=json.loads(tools)) if tools else apply()
+        if tools and text == apply():
+            raise ValueError("it has no place for tools, which the request offers")
     except Exception as error:  # a template is code of its author; jinja2 lets its exceptions through
         raise SubjectError(f"the chat template of {name} refuses these messages: {error}") from error
     return str(text)
+
+
+def renderer(tokenizer: Any, name: str) -> Callable[[Sequence[Message], str], str]:
+    """How an engine turns messages, and the JSON of tools, into the text of a prompt."""
+    return lambda messages, tools: render_chat(tokenizer, name, messages, add_generation_prompt=True, tools=tools)
 
 
 def build_engine(options: Options, causal: CausalModel) -> Engine:
@@ -424,3 +436,15 @@ def _need_libraries(options: Options) -> None:
             importlib.import_module(name)
     except ImportError as error:
         raise PluginError(plugins.missing_extra("the local subject", error)) from error
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as chat templates read it: the calls of a turn as functions, with arguments that are no longer JSON."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        calls = json.loads(message.tool_calls)
+        turn["tool_calls"] = [
+            {"id": c.get("id", ""), "type": "function", "function": {"name": c["name"], "arguments": c["arguments"]}}
+            for c in calls
+        ]
+    return turn | ({"tool_call_id": message.tool_call_id} if message.tool_call_id else {})

@@ -44,7 +44,7 @@ from harness.records import (
     RollingLogLikelihood,
     content_hash,
 )
-from harness.subjects import Answers, Subject, SubjectContext
+from harness.subjects import Answers, Selective, Subject, SubjectContext
 
 _FORMAT = 1  # part of every fingerprint; to be counted up when the same file would make another request
 
@@ -196,6 +196,10 @@ class PromptedSubject:
         given = [drafts[place] for place in split.places] if drafts else []
         for batch in self.inner.answer(split.asked, given) if split.asked else ():
             yield [(split.places[i], replace(output, ids=(), logprobs=())) for i, output in batch]
+
+    def refusal(self, request: Request) -> str | None:
+        """See `Selective.refusal`: what the inner subject says."""
+        return self.inner.refusal(request) if isinstance(self.inner, Selective) else None
 
     def remarks(self) -> Sequence[str]:
         """See `Subject.remarks`."""

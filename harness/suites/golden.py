@@ -19,15 +19,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from harness import assets, contamination, goldens, plugins, sandbox
-from harness.errors import ConfigError, DataError, LockError, at
+from harness import assets, goldens, plugins, sandbox
+from harness.errors import ConfigError, DataError, at
 from harness.goldens import GoldenSet, MetricUse
 from harness.metrics import Metric
 from harness.records import (
     AnsweredPair,
     Check,
     Estimand,
-    Generate,
     LogLikelihood,
     Message,
     MetricSpec,
@@ -40,9 +39,9 @@ from harness.records import (
 )
 from harness.subjects import Subject
 from harness.suites import Pointwise, SuiteContext
+from harness.suites._frozen import asked, lock_check, request, training_check
 
 CODE = "code-execution"
-_SHOWN = 5
 
 
 class Options(BaseModel):
@@ -97,9 +96,10 @@ class GoldenSuite(Pointwise):
 
     def checks(self) -> Sequence[Check]:
         """Lock intact; no training row among the samples; the sandbox works where one is needed."""
-        checks = [self._lock_check()]
+        checks = [lock_check(self._golden)]
         if self._context.training_files:
-            checks.append(self._training_check())
+            golden = self._golden
+            checks.append(training_check(self._context.training_files, golden.samples, golden.reference))
         if self._runs_code:
             reason = sandbox.available()
             checks.append(Check("sandbox", reason is None, reason or "code can be confined on this machine"))
@@ -107,14 +107,13 @@ class GoldenSuite(Pointwise):
 
     def requests(self, sample: Sample, subject: Subject) -> tuple[Request, ...]:
         """See the module; nothing about `subject` makes a difference before its chat template."""
-        context = _context(sample, self._chat)
-        settings = self._golden.card.generation
-        asked: list[Request] = []
+        requests: list[Request] = []
         if self._text:
-            asked.append(Generate(context, **settings.model_dump()))
+            requests.append(request(sample, self._golden.card.generation, chat=self._chat))
         if self._choices:
-            asked += [LogLikelihood(context, _continuation(context, choice)) for choice in sample.choices]
-        return tuple(asked)
+            context = asked(sample, chat=self._chat)
+            requests += [LogLikelihood(context, _continuation(context, choice)) for choice in sample.choices]
+        return tuple(requests)
 
     def score_one(self, sample: Sample, outputs: Sequence[Output]) -> Mapping[str, Score]:
         """Each metric on the outputs that it reads."""
@@ -128,29 +127,6 @@ class GoldenSuite(Pointwise):
             return super().score(answered)
         with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
             return list(pool.map(self._score_pair, answered))
-
-    def _lock_check(self) -> Check:
-        reference = self._golden.reference
-        try:
-            goldens.verify(self._golden.folder.parents[1], [reference])
-        except (LockError, DataError) as error:
-            return Check("golden-lock", False, str(error))
-        return Check("golden-lock", True, f"{reference} is as it was frozen")
-
-    def _training_check(self) -> Check:
-        files, samples = self._context.training_files, self._golden.samples
-        found = contamination.find(files, samples)
-        ids = {f.sample_id for f in found}
-        if not found:
-            detail = f"none of the {len(samples)} samples of {self._golden.reference} is in the training data"
-            return Check("no-training-row", True, detail)
-        shown = "; ".join(str(f) for f in found[:_SHOWN]) + ("; …" if len(found) > _SHOWN else "")
-        return Check(
-            "no-training-row", False,
-            f"{len(ids)} of {len(samples)} samples of {self._golden.reference} are in the training data, so this set "
-            f"cannot tell learning from remembering; take those rows out and train again, or make a new version of "
-            f"the set without them: {shown}",
-        )  # fmt: skip
 
 
 def build(options: Options, context: SuiteContext) -> GoldenSuite:
@@ -166,6 +142,8 @@ def build(options: Options, context: SuiteContext) -> GoldenSuite:
     from_card = options.metrics is None
     where = f"{at(golden.folder / 'card.yaml')}metrics" if from_card else f"{golden.reference}: metrics"
     uses = golden.card.metrics if options.metrics is None else options.metrics
+    if not uses:
+        raise ConfigError(f"{where}: the card names none, so only a judge suite can score this set; name some here")
     folder = golden.folder if from_card else context.folder
     scorers = [_scorer(use, f"{where}.{use.id}", folder, from_card, context.allow) for use in uses]
     names = [s.metric.spec.name for s in scorers]
@@ -239,12 +217,6 @@ def _with_chance(scorer: _Scorer, samples: Sequence[Sample]) -> MetricSpec:
     if scorer.reads != "choices" or spec.chance or spec.bounds != (0.0, 1.0):
         return spec
     return replace(spec, chance=sum(len(set(s.targets)) / len(s.choices) for s in samples) / len(samples))
-
-
-def _context(sample: Sample, chat: bool) -> str | tuple[Message, ...]:
-    if sample.messages:
-        return sample.messages
-    return (Message("user", sample.prompt),) if chat else sample.prompt
 
 
 def _continuation(context: str | tuple[Message, ...], choice: str) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from math import fsum
 
 from harness.cache import OutputCache
 from harness.errors import SubjectError
-from harness.execution.local import SuiteState, answer_cached
+from harness.execution.local import SuiteState, answer_cached, ask_chunks
 from harness.gate import Plan, build_subject
 from harness.progress import Observer
-from harness.records import AnsweredPair
+from harness.records import AnsweredPair, Output, Request
 from harness.subjects import Subject, SubjectContext
 
 
@@ -38,20 +38,24 @@ def _measure(
     values: dict[str, list[float]] = {g.metric: [] for g in plan.guards if g.suite == state.suite.name}
     for start in range(0, len(state.samples), plan.schedule.most):
         samples = state.samples[start : start + plan.schedule.most]
-        per_sample = [state.suite.requests(sample, subject) for sample in samples]
-        requests = [request for group in per_sample for request in group]
 
-        def tell(done: int, total: int = len(requests)) -> None:
-            observer.asking(state.suite.name, "baseline", done, total)
+        def answer(requests: Sequence[Request]) -> list[Output]:
+            def tell(done: int) -> None:
+                observer.asking(state.suite.name, "baseline", done, len(requests))
 
-        outputs = iter(answer_cached(subject, requests, cache, tell))
-        answered = [tuple(next(outputs) for _ in group) for group in per_sample]
+            return answer_cached(subject, requests, cache, tell)
+
+        (answered,) = ask_chunks([(state.suite, samples)], subject, answer)
+        if state.suite.asks_judges:  # what it is worth, a judge says when there is something to compare it with
+            continue
         pairs = [AnsweredPair(s, given, given) for s, given in zip(samples, answered, strict=True)]
         for row in state.suite.score(pairs):
             for metric in values:
                 score = row[metric].baseline.value
                 if score is not None:
                     values[metric].append(score)
+    if state.suite.asks_judges:
+        return {}
     for metric, scored in values.items():
         _refuse_failures(plan, state, metric, len(state.samples) - len(scored), observer)
     return {f"{state.suite.name}/{metric}": fsum(v) / len(v) for metric, v in values.items()}

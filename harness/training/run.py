@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.candidates import with_candidate
 from harness.config import LoadedConfig, Part
 from harness.errors import ConfigError, DataError, HoldError
-from harness.gate import GateResult, run_gate, with_candidate
+from harness.gate import GateResult, run_gate
 from harness.progress import Observer
 from harness.records import EXIT_CODES
 from harness.training import merging

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from harness import runs
+from harness.candidates import with_candidates, with_engine
 from harness.config import LoadedConfig, load_gate
 from harness.document import read_run
-from harness.gate import run_gates, with_candidates, with_engine
+from harness.gate import run_gates
 from harness.progress import Silent
 from tests.conftest import TinyModels
 from tests.scripted_project import project

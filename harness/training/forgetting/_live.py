@@ -143,7 +143,7 @@ class LiveSubject:
             device=asking.device,
             dtype=asking.dtype,
             activate=precisely,
-            render=self.render_chat,
+            render=local.renderer(asking.tokenizer, name),
             steady=steady_length(model.config),
         )
         self._engine = local.build_engine(asking.options, causal)

@@ -91,7 +91,14 @@ def watchable(plan: Plan) -> tuple[Guard, ...]:
     Raises:
         ConfigError: there is none.
     """
-    guards = tuple(g for g in plan.guards if g.required and g.must_improve is None and g.estimand == "frozen")
+    judged = {
+        state.suite.name for state in plan.states if state.suite.asks_judges
+    }  # too slow, and too dear, for a look
+    guards = tuple(
+        g
+        for g in plan.guards
+        if g.required and g.must_improve is None and g.estimand == "frozen" and g.suite not in judged
+    )
     if not guards:
         raise ConfigError(
             f"{plan.loaded.path}: no required guard tolerates a drop on frozen samples, so there is nothing that "

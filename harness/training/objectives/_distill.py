@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import Field
 
 from harness.errors import ConfigError, DataError, SubjectError
-from harness.records import Generate, Message, Output
+from harness.records import Message
+from harness.served import Question, Reply, ServedOptions
+from harness.served.client import Client
 from harness.training.objectives import Row
-from harness.training.objectives._served import Served, ServedOptions
 
 
 class DistillOptions(ServedOptions):
@@ -54,39 +55,39 @@ def distilled(prompts: Sequence[Row], options: DistillOptions, cache: Path) -> D
         raise ConfigError("answers: several of them at temperature 0 are the same; give a temperature")
     if not prompts:
         raise DataError("there is no prompt to ask the teacher")
-    served = Served(ServedOptions(**options.model_dump(include=set(ServedOptions.model_fields))), cache)
-    asked = [_request(row, number, seed, options) for number, row in enumerate(prompts) for seed in _seeds(options)]
-    outputs = served.ask(asked)
-    failures = Counter(output.failure for output in outputs if output.failure is not None)
+    asked = [_question(row, number, seed, options) for number, row in enumerate(prompts) for seed in _seeds(options)]
+    with Client(options, store=cache) as client:
+        replies = [reply for _, reply in sorted(client.ask(asked), key=lambda pair: pair[0])]
+    failures = Counter(reply.failure.detail for reply in replies if reply.failure is not None)
     if failures.total() > options.max_failures * len(asked):
         worst, times = failures.most_common(1)[0]
         raise SubjectError(
             f"{options.model}: {failures.total()} of {len(asked)} requests stayed without an answer ({times} times: "
             f"{worst}). Those that were answered are kept in {cache}; the same command asks for the others only."
         )
-    return _collected(prompts, outputs, options, failures)
+    return _collected(prompts, replies, options, failures)
 
 
 def _collected(
-    prompts: Sequence[Row], outputs: Sequence[Output], options: DistillOptions, failures: Counter[str]
+    prompts: Sequence[Row], replies: Sequence[Reply], options: DistillOptions, failures: Counter[str]
 ) -> Distilled:
     rows: list[dict[str, Any]] = []
     cut = repeated = 0
     for number, row in enumerate(prompts):
         seen: set[str] = set()
-        for output in outputs[number * options.answers : (number + 1) * options.answers]:
-            if output.text is None:
+        for reply in replies[number * options.answers : (number + 1) * options.answers]:
+            if reply.text is None:
                 continue
-            cut += output.truncated
-            if output.truncated and not options.keep_cut:
+            cut += reply.truncated
+            if reply.truncated and not options.keep_cut:
                 continue
-            repeated += output.text in seen
-            if output.text not in seen:
-                rows.append(_row(row, output.text))
-            seen.add(output.text)
+            repeated += reply.text in seen
+            if reply.text not in seen:
+                rows.append(_row(row, reply.text))
+            seen.add(reply.text)
     if not rows:
         raise DataError(f"{options.model} wrote no row: {cut} answers were cut off; raise max_tokens")
-    return Distilled(tuple(rows), len(outputs), cut, repeated, failures)
+    return Distilled(tuple(rows), len(replies), cut, repeated, failures)
 
 
 def _row(prompt: Row, answer: str) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _seeds(options: DistillOptions) -> range:
     return range(options.answers)
 
 
-def _request(row: Row, number: int, seed: int, options: DistillOptions) -> Generate:
+def _question(row: Row, number: int, seed: int, options: DistillOptions) -> Question:
     prompt = row.get("prompt")
     if not prompt:
         raise DataError(f"row {number} has no prompt")
@@ -108,7 +109,7 @@ def _request(row: Row, number: int, seed: int, options: DistillOptions) -> Gener
         raise DataError(f"row {number}: its last message is not the user's, so there is nothing to answer")
     if options.system is not None:
         messages.insert(0, Message("system", options.system))
-    return Generate(tuple(messages), max_tokens=options.max_tokens, temperature=options.temperature, seed=seed)
+    return Question(tuple(messages), max_tokens=options.max_tokens, temperature=options.temperature, seed=seed)
 
 
 def _message(turn: Any) -> Message:

@@ -1,8 +1,8 @@
-"""Preference rows from answers that nobody has compared: a judge compares them, in both orders.
+"""Preference rows from answers that nobody has compared: a pairwise judge compares them, in both orders.
 
-A judge that prefers whichever answer comes first says nothing about the answers. Each pair is asked about twice, with
-the order turned, and is labelled where both judgements name the same answer; the rest is counted by why it is not. How
-often the judge contradicts itself towards the first or the second place is its position bias.
+A judge that prefers whichever answer comes first says nothing about the answers. A pair is labelled where both orders
+name the same answer; the rest is counted by why it is not. How often the judge contradicts itself towards the first or
+the second place is its position bias.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.errors import DataError, SubjectError
+from harness.errors import ConfigError, DataError, SubjectError
+from harness.judging.records import Case, Judge, Judgement, PairCase
+from harness.records import Message, Sample
 from harness.training.objectives import Row
-from harness.training.objectives._judging import Comparer, Preference
 from harness.training.objectives._rewards import plain
 
 Outcome = Literal["first", "second", "tie", "prefers_first_place", "prefers_second_place", "half_a_tie", "failed"]
@@ -24,7 +25,8 @@ class Labelled:
     """Rows of kind preference, and how the judge came to them.
 
     `outcomes[i]` is what was found for the i-th pair given: an answer that is better in both orders, a tie in both, a
-    choice by place (the same place twice), a tie in one order only, or a judgement that could not be had.
+    choice by place (the same place twice), a tie in one order only, or no judgement (it failed, or the judge cannot
+    tell).
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -47,19 +49,21 @@ class Labelled:
         return sum(o in ("first", "second", "tie") for o in self.outcomes) / judged if judged else 0.0
 
 
-def labelled(rows: Sequence[Row], judge: Comparer, max_failures: float = 0.05) -> Labelled:
+def labelled(rows: Sequence[Row], judge: Judge, max_failures: float = 0.05) -> Labelled:
     """Compare `answers`, two in each row, to its `prompt`; texts, or lists of messages throughout.
 
     Raises:
+        ConfigError: the judge does not compare.
         DataError: a row without two different answers, or no pair that the judge decided.
         SubjectError: a greater share of judgements than `max_failures` could not be had.
     """
+    if not judge.pairwise:
+        raise ConfigError(f"judge {judge.name!r} grades one answer; pairs are labelled by one that compares two")
     pairs = [_pair(number, row) for number, row in enumerate(rows)]
-    prompts = [plain(row["prompt"]) for row in rows]
-    firsts, seconds = [plain(a) for a, _ in pairs], [plain(b) for _, b in pairs]
-    straight = judge(prompts, firsts, seconds)
-    turned = judge(prompts, seconds, firsts)
-    outcomes = tuple(_outcome(a, b) for a, b in zip(straight, turned, strict=True))
+    judged = judge.compare(
+        [_case(number, row, pair) for number, (row, pair) in enumerate(zip(rows, pairs, strict=True))]
+    )
+    outcomes = tuple(_outcome(judgement) for judgement in judged)
     failed = outcomes.count("failed")
     if failed > max_failures * len(rows):
         raise SubjectError(f"the judge gave no judgement on {failed} of {len(rows)} pairs; mend it and label again")
@@ -79,14 +83,27 @@ def _pair(number: int, row: Row) -> tuple[Any, Any]:
     return answers[0], answers[1]
 
 
-def _outcome(straight: Preference | None, turned: Preference | None) -> Outcome:
-    if straight is None or turned is None:
+def _case(number: int, row: Row, pair: tuple[Any, Any]) -> PairCase:
+    prompt = row["prompt"]
+    spoken = () if isinstance(prompt, str) else tuple(Message(m["role"], m["content"]) for m in prompt)
+    sample = Sample(f"row {number}", plain(prompt), messages=spoken)
+    return PairCase(Case(sample, plain(pair[0])), Case(sample, plain(pair[1])))
+
+
+def _outcome(judgement: Judgement) -> Outcome:
+    if judgement.value is None:
         return "failed"
-    if "tie" in (straight, turned):
-        return "tie" if straight == turned else "half_a_tie"
-    if straight == turned:  # the same place, so the other answer
-        return "prefers_first_place" if straight == "first" else "prefers_second_place"
-    return straight
+    if judgement.value:
+        return "first" if judgement.value < 0 else "second"
+    orders = judgement.details.get("orders")
+    if orders is None:  # a judge without orders, such as a reward model
+        return "tie"
+    straight, turned = orders["straight"]["value"], orders["turned"]["value"]
+    if straight == turned:
+        return "tie"
+    if 0 in (straight, turned):
+        return "half_a_tie"
+    return "prefers_first_place" if straight < 0 else "prefers_second_place"
 
 
 def _row(row: Row, pair: tuple[Any, Any], outcome: Outcome) -> dict[str, Any] | None:

@@ -6,16 +6,14 @@ TRL's own way of asking one adds no special tokens and takes the end token off a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.adapters import CONFIG, WEIGHTS, read_header
-from harness.errors import ConfigError, DataError
+from harness.errors import DataError
+from harness.subjects import _rewards
 from harness.training.objectives._tokens import Messages, RowProblem, Tokens
 
-_HEAD = "head.safetensors"
 _TOGETHER = 16  # texts in a batch
 
 
@@ -28,14 +26,9 @@ class RewardModel:
         Raises:
             ConfigError: there is no reward model in it, or its base is not known.
         """
-        from transformers import AutoTokenizer
-
         self._name = folder.name
-        self._model = _loaded(folder, base).to(device).eval().requires_grad_(False)
-        source = next((p for p in (folder, Path(self._base_of(folder, base))) if _has_tokenizer(p)), folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._model = _rewards.load(folder, base).to(device).eval().requires_grad_(False)
+        self.tokenizer = _rewards.tokenizer_of(folder, base)
         self._model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         self._tokens = Tokens(self.tokenizer)
         config = self._model.config.get_text_config()
@@ -64,70 +57,6 @@ class RewardModel:
         if self._most is not None and len(ids) > self._most:
             raise DataError(f"reward model {self._name} reads {self._most} tokens, and an answer has {len(ids)}")
         return ids
-
-    @staticmethod
-    def _base_of(folder: Path, base: str | None) -> str:
-        if base is None and (folder / CONFIG).is_file():
-            return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
-        return base or str(folder)
-
-
-def _loaded(folder: Path, base: str | None) -> Any:
-    if (folder / CONFIG).is_file():
-        return _adapter(folder, RewardModel._base_of(folder, base))
-    if (folder / _HEAD).is_file():
-        if base is None:
-            raise ConfigError(f"reward model {folder} is a head alone: name the model below it with base")
-        return _head(folder, base)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder} holds no reward model; train one with objective reward")
-    return _classifier(str(folder), complete=True)
-
-
-def _adapter(folder: Path, base: str) -> Any:
-    from peft import PeftModel
-
-    from harness import tuners
-
-    tuners.register()
-    model = _classifier(base, complete=False)
-    heads = [name for name, _ in model.named_parameters() if name.startswith(("score.", "classifier."))]
-    held = read_header(folder / WEIGHTS)
-    missing = [name for name in heads if not any(key.endswith(name) for key in held)]
-    if missing or not heads:
-        raise ConfigError(f"{folder} is no reward model: its adapter holds no {', '.join(missing) or 'head'}")
-    return PeftModel.from_pretrained(model, str(folder))
-
-
-def _head(folder: Path, base: str) -> Any:
-    from safetensors.torch import load_file
-
-    model = _classifier(base, complete=False)
-    state = load_file(folder / _HEAD)
-    unknown = set(state) - set(model.state_dict())
-    if unknown:
-        raise ConfigError(f"the head in {folder} does not fit {base}: {min(unknown)} is unknown there")
-    model.load_state_dict(state, strict=False)
-    return model
-
-
-def _classifier(source: str, *, complete: bool) -> Any:
-    """The model with one output; transformers makes up a head that the files lack, and only warns of it."""
-    from transformers import AutoModelForSequenceClassification
-
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, output_loading_info=True, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"reward model {source} cannot be loaded: {error}") from error
-    if complete and info["missing_keys"]:
-        raise ConfigError(f"{source} is no reward model: it holds no {min(info['missing_keys'])}")
-    return model
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return (folder / "tokenizer_config.json").is_file()
 
 
 def _padded(rows: Sequence[tuple[int, ...]], pad: int) -> Iterator[dict[str, Any]]:

@@ -7,17 +7,23 @@ would run to its end having learnt nothing. Here a reward that goes missing too 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness import plugins
-from harness.errors import ConfigError, DataError, SubjectError
+from harness.config import OpenSection
+from harness.errors import ConfigError, DataError, SubjectError, UsageError
+from harness.judging.building import JudgeSection, build_judge, check_section
+from harness.judging.criteria import DEFAULT, by_criterion
+from harness.judging.kinds import JudgeContext
+from harness.judging.records import Case, Judge
+from harness.judging.rubric import load_rubric, require
 from harness.metrics import Metric
-from harness.records import Output, Sample
+from harness.records import Message, Output, Sample
 from harness.training.objectives import Job, Row
-from harness.training.objectives._judging import JudgeOptions, Scorer, ServedJudge
 from harness.training.objectives._reward_model import RewardModel
 
 Texts = Sequence[str]
@@ -25,6 +31,33 @@ Score = Callable[..., list[float | None]]
 """(prompts, completions, ended, rows) → a reward each; `ended` says whether the model stopped by itself."""
 
 _ENOUGH = 20  # rewards asked for before a share of failures says anything
+
+
+class JudgeReward(OpenSection):
+    """A judge as a reward: a rubric by name, or one criterion in words; other keys are options of its kind."""
+
+    kind: str = Field("served", description="kind of judge: served, classifier, reward_model, jury …")
+    rubric: str | None = Field(None, description="name of a pointwise rubric in judges/")
+    criterion: str | None = Field(None, min_length=1, description="what a good answer is, where there is no rubric")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> JudgeReward:
+        if self.rubric is not None and self.criterion is not None:
+            raise ValueError("give rubric or criterion, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _known_options(self) -> JudgeReward:
+        try:  # before anything is loaded, not when the training begins
+            check_section(self.section, "judge")
+        except UsageError as error:
+            raise ValueError(str(error).removeprefix("judge: ")) from error
+        return self
+
+    @property
+    def section(self) -> JudgeSection:
+        """The judge alone."""
+        return JudgeSection(kind=self.kind, **self.options)
 
 
 class RewardSection(BaseModel):
@@ -39,7 +72,7 @@ class RewardSection(BaseModel):
     metric: str | None = Field(None, description="a metric; it reads the column target of a row")
     options: dict[str, Any] = Field(default_factory=dict, description="of the metric")
     allow_code: bool = Field(False, description="let the metric run, in the sandbox, what the model writes")
-    judge: JudgeOptions | None = Field(None, description="a served model that scores answers")
+    judge: JudgeReward | None = Field(None, description="a judge that grades answers; its worst level is 0, its best 1")
     weight: float = Field(1.0, description="below 0: the less the better")
 
     @model_validator(mode="after")
@@ -51,7 +84,9 @@ class RewardSection(BaseModel):
     @property
     def name(self) -> str:
         """Of the reward, in logs."""
-        return self.metric or ("judge" if self.judge else f"model_{Path(self.model or '').name}")
+        if self.judge is not None:
+            return f"judge_{self.judge.rubric}" if self.judge.rubric else "judge"
+        return self.metric or f"model_{Path(self.model or '').name}"
 
 
 def built(section: RewardSection, job: Job, max_failures: float) -> Callable[..., list[float | None]]:
@@ -116,7 +151,7 @@ def _score(section: RewardSection, job: Job) -> Score:
     if section.metric is not None:
         return _by_metric(section, job)
     if section.judge is not None:
-        return _by_judge(ServedJudge(section.judge, job.folder / "judgements.sqlite"))
+        return _by_judge(_judge(section.judge, job))
     model = RewardModel(job.home / (section.model or ""), _base(section, job), job.device)
     return lambda prompts, completions, ended, rows: list(model(prompts, completions, ended))
 
@@ -128,8 +163,30 @@ def _base(section: RewardSection, job: Job) -> str | None:
     return str(beside) if beside.is_dir() else section.base
 
 
-def _by_judge(judge: Scorer) -> Score:
-    return lambda prompts, completions, ended, rows: judge([plain(p) for p in prompts], completions)
+def _judge(section: JudgeReward, job: Job) -> Judge:
+    if section.rubric is None:
+        rubric = by_criterion(section.criterion or DEFAULT)
+    else:
+        rubric = load_rubric(section.rubric, start=job.home)
+    if rubric.pairwise:
+        raise ConfigError(
+            f"judge {rubric.name!r} compares two answers, and a reward is of one; name one that gives levels"
+        )
+    for part, rows in (("train", job.train), ("validation", job.validation)):
+        require(rubric, (replace(_sample(r["prompt"], r), id=f"row {n} of {part}") for n, r in enumerate(rows)))
+    context = JudgeContext(job.home, job.folder / "judgements.sqlite")
+    return build_judge(section.section, rubric, context, "objective.rewards: judge")
+
+
+def _by_judge(judge: Judge) -> Score:
+    low, high = judge.bounds
+
+    def score(prompts: Sequence[Any], completions: Texts, ended: Sequence[bool], rows: Sequence[Row]) -> list[Any]:
+        asked = zip(prompts, completions, rows, strict=True)
+        judged = judge.grade([Case(_sample(prompt, row), text) for prompt, text, row in asked])
+        return [None if j.value is None else (j.value - low) / (high - low) for j in judged]
+
+    return score
 
 
 def _by_metric(section: RewardSection, job: Job) -> Score:
@@ -164,7 +221,8 @@ def _scorable(metric: Metric, name: str, parts: Sequence[tuple[str, Sequence[Row
 def _sample(prompt: Any, row: Mapping[str, Any]) -> Sample:
     target = row.get("target")
     targets = () if target is None else (str(target),) if not isinstance(target, list) else tuple(map(str, target))
-    return Sample("row", plain(prompt), targets, data=dict(row))
+    spoken = () if isinstance(prompt, str) else tuple(Message(m["role"], m["content"]) for m in prompt)
+    return Sample("row", plain(prompt), targets, messages=spoken, data=dict(row))
 
 
 def _ends(job: Job) -> list[int]:

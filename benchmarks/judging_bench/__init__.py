@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/judging_validity.py`: the judges that are simulated, and the tables about agreement."""
