@@ -16,8 +16,8 @@ from harness.progress import Silent
 from harness.training.recipe import load_recipe
 from harness.training.run import train
 
-PROBES = 24  # golden questions of a skill at each point of a curve
-POINTS = 20  # of a curve
+PROBES = 20  # golden questions of a skill at each point of a curve
+POINTS = 10  # of a curve
 TARGET = f"demo-{NEW_SKILL.name}"
 
 

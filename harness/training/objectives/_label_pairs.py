@@ -78,8 +78,8 @@ def labelled(
     if failed > max_failures * len(rows):
         why = Counter(judgement.reason for judgement in judged if judgement.value is None).most_common(1)[0]
         raise SubjectError(
-            f"the judge gave no judgement on {failed} of {len(rows)} pairs ({why[1]} times: {why[0]}). What it has judged "
-            "is remembered; mend it and label again"
+            f"the judge gave no judgement on {failed} of {len(rows)} pairs ({why[1]} times: {why[0]}). What it has "
+            "judged is remembered; mend it and label again"
         )
     made = [_row(row, pair, outcome) for row, pair, outcome in zip(rows, pairs, outcomes, strict=True)]
     decided = tuple(row for row in made if row is not None)
