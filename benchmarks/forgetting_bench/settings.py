@@ -88,8 +88,8 @@ SETTINGS = {
     setting.name: setting
     for setting in (
         Setting(
-            "late", "a rate that rises too high; six of the nine old skills are practised", steps=160,
-            learning_rate=6e-3, new=1000, warmup=80, practised=WORDS,
+            "late", "a rate that rises too high; six of the nine old skills are practised", steps=200,
+            learning_rate=7e-3, new=1000, warmup=120, practised=WORDS,
         ),
         Setting(
             "early", "nothing but the new skill, as the demo's careless adapter", steps=60, learning_rate=5e-3, new=960
