@@ -89,7 +89,7 @@ SETTINGS = {
     for setting in (
         Setting(
             "late", "a rate that rises too high; six of the nine old skills are practised", steps=200,
-            learning_rate=7e-3, new=1000, warmup=120, practised=WORDS,
+            learning_rate=9e-3, new=1000, warmup=120, practised=WORDS,
         ),
         Setting(
             "early", "nothing but the new skill, as the demo's careless adapter", steps=60, learning_rate=5e-3, new=960
@@ -100,7 +100,7 @@ ARMS = (
     Arm(CARELESS, "careless", {}),
     Arm("replay", "replay", {"late": (0.2, 0.4), "early": (0.4, 0.6)}),
     Arm("l2_sp", "L2-SP", {"late": (0.01, 0.03), "early": (0.01, 0.1)}),
-    Arm("ewc", "EWC", {"late": (1.0, 10.0), "early": (1.0, 10.0)}),
+    Arm("ewc", "EWC", {"late": (10.0, 100.0), "early": (10.0, 100.0)}),
     Arm("guard", "ForgettingGuard", {"late": (1, 2), "early": (1, 2)}),
 )
 
