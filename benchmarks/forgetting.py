@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from benchmarks.forgetting_bench import telling
-from benchmarks.forgetting_bench.settings import ARMS, CARELESS, SETTINGS, Arm, Setting, write_project
+from benchmarks.forgetting_bench.settings import ARMS, CARELESS, SETTINGS, Arm, Setting, project_hash, write_project
 from benchmarks.forgetting_bench.trials import gain, loss, run_trial
 
 CHOOSING = 100  # the seed that strengths are chosen with
@@ -35,7 +35,7 @@ QUIET = 1e-6  # a learning rate at which nothing is forgotten, so that all looks
 
 
 class Ledger:
-    """Measurements by name, one JSON line each, the last of a name counts."""
+    """Measurements by name, one JSON line each; one of another recipe or other rows is not taken for it."""
 
     def __init__(self, path: Path) -> None:
         """Take up what is there."""
@@ -45,9 +45,10 @@ class Ledger:
 
     def trial(self, name: str, recipe: Path, part: Any, *, curve: bool = False) -> Mapping[str, Any]:
         """A trial of this name: as it was measured, or measured now."""
-        if name not in self.known:
+        key = project_hash(recipe.parent)
+        if self.known.get(name, {}).get("project") != key:
             began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            row = {"name": name, "began": began, **run_trial(recipe, part, curve=curve)}
+            row = {"name": name, "began": began, "project": key, **run_trial(recipe, part, curve=curve)}
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
             self.known[name] = row

@@ -14,6 +14,7 @@ import yaml
 from harness.demo.project import different, write_open_gate, write_rows
 from harness.demo.skills import NEW_SKILL, OLD_SKILLS
 from harness.demo.training import MODEL
+from harness.records import content_hash
 
 CARELESS = "careless"
 STAGE = "skill"
@@ -88,8 +89,13 @@ SETTINGS = {
     setting.name: setting
     for setting in (
         Setting(
-            "late", "a rate that rises too high; six of the nine old skills are practised", steps=200,
-            learning_rate=9e-3, new=1000, warmup=120, practised=WORDS,
+            "late",
+            "a rate that rises too high; six of the nine old skills are practised",
+            steps=200,
+            learning_rate=9e-3,
+            new=1000,
+            warmup=120,
+            practised=WORDS,
         ),
         Setting(
             "early", "nothing but the new skill, as the demo's careless adapter", steps=60, learning_rate=5e-3, new=960
@@ -119,3 +125,10 @@ def write_project(
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(setting.recipe(seed, arm, strength, guard=guard)), encoding="utf-8")
     return recipe
+
+
+def project_hash(folder: Path) -> str:
+    """SHA-256 of what a project trains on and how, wherever it lies."""
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    rows = [(folder / name).read_text(encoding="utf-8") for name in ("new.jsonl", "broad.jsonl")]
+    return content_hash([{**recipe, "base": None}, rows])

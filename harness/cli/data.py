@@ -61,6 +61,8 @@ def distill(
         made, written = write(
             _source(prompts), options, out, _store(out, "distilled"), observer, budget=_budget(dollars)
         )
+        for line in made.remarks:
+            observer.note(line)
     return _conclude_distilling(made, written, as_json)
 
 
@@ -85,7 +87,7 @@ def label(
     """
     from harness import assets
     from harness.judging.building import JudgeSection, build_judge
-    from harness.judging.kinds import JudgeContext
+    from harness.judging.kinds import JudgeContext, remarks
     from harness.judging.rubric import load_rubric
     from harness.training.data.making import label as write
 
@@ -101,6 +103,8 @@ def label(
         asked = build_judge(section, rubric, context, "--model")
         try:
             made, written = write(_source(pairs), asked, out, observer, max_failures=max_failures)
+            for line in remarks(asked):
+                observer.note(line)
         finally:
             asked.close()
     return _conclude_labelling(made, written, as_json)
@@ -129,7 +133,7 @@ def _source(rows: str) -> Any:
 
     if Path(rows).exists():
         return SourceSection(path=rows)
-    if Path(rows).suffix:
+    if Path(rows).suffix in (".jsonl", ".json", ".parquet"):
         raise UsageError(f"there is no file {rows}")
     return SourceSection(dataset=rows)
 
@@ -169,8 +173,6 @@ def _conclude_distilling(made: Distilled, written: Written, as_json: bool) -> in
             typer.echo(f"  {count:,} {what}")
     for why, count in made.failures.most_common(3):
         typer.echo(f"    {count:,} times: {why}")
-    for line in made.remarks:
-        typer.echo(f"  {line}", err=True)
     return 0
 
 
