@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from harness.traces.store import Store
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
