@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -295,10 +295,6 @@ class Store:
     def _rows(self) -> int:
         table = self.query("SELECT (SELECT count(*) FROM spans) + (SELECT count(*) FROM logs) AS n")
         return int(table["n"][0].as_py())
-
-    def as_json(self) -> dict[str, Any]:
-        """What the store is, without what is in it."""
-        return {"store": str(self.root), "segments": self._segments.root, **asdict(self.options.bounds)}
 
 
 _Item = TypeVar("_Item", Span, LogEvent)
