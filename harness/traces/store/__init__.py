@@ -49,7 +49,7 @@ class StoreOptions:
 
     bounds: Bounds = field(default_factory=Bounds)
     finders: Sequence[Finder] = ()
-    roll_bytes: int = 64 * 2**20
+    roll_bytes: int = 32 * 2**20
     roll_seconds: float = 5.0
     most_waiting: int = 4 * 2**30
     spare: int = 256 * 2**20
