@@ -275,6 +275,21 @@ def test_what_the_provider_holds_or_runs_cannot_be_asked_again() -> None:
     assert reasons == ["server-state", "server-tools"]
 
 
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"type": "server_tool_call", "name": "web_search", "id": "1"}, "server-tools"),
+        ({"type": "file", "file_id": "file-17", "modality": "file"}, "server-state"),
+        ({"type": "hologram"}, "unreadable"),
+        ({"type": "uri", "uri": "https://x.example/a.png", "modality": "image"}, None),
+    ],
+)
+def test_parts_that_no_other_server_could_take_are_obstacles(part: dict[str, Any], reason: str | None) -> None:
+    said = [{"role": "user", "parts": [{"type": "text", "content": "Look"}, part]}]
+    (call,) = calls(span(genai(input__messages=said))).calls
+    assert (call.why_not and call.why_not.reason) == reason
+
+
 def test_counts_add_up_over_a_mixed_batch() -> None:
     batch = [
         span(genai(), 1, trace_id="a" * 32),
