@@ -104,8 +104,8 @@ class Reply:
     Tokens and `cost` (US dollars) are those of all attempts that the server charged for, by its own count; `cost` is
     None where no price is known, or the server counts nothing. `seconds` runs from the first attempt to the last,
     waiting included; `latency` is that of the attempt that was answered. `tool_calls` is canonical JSON as in
-    `harness.records.Message`, `finish` the word with which the server ended. `attempts` is 0 for a reply that was paid for before, under another index or in another run: it
-    costs 0, and its tokens are the ones that it took then.
+    `harness.records.Message`, `finish` the word with which the server ended. `attempts` is 0 for a reply that was paid
+    for before, under another index or in another run: it costs 0, and its tokens and latency are what they were then.
     """
 
     text: str | None = None

@@ -1,0 +1,48 @@
+"""Whether somebody liked an answer, from the feedback that its trace holds"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.traces.records import Feedback
+
+_YES = frozenset({
+    "positive", "good", "like", "liked", "up", "thumbs_up", "thumbs-up", "thumbsup", "👍", "yes", "correct", "helpful",
+    "accepted", "true",
+})  # fmt: skip
+_NO = frozenset({
+    "negative", "bad", "dislike", "disliked", "down", "thumbs_down", "thumbs-down", "thumbsdown", "👎", "no",
+    "incorrect", "unhelpful", "rejected", "false",
+})  # fmt: skip
+_PEOPLE = frozenset({"human", ""})
+
+
+@dataclass(frozen=True, slots=True)
+class Liking:
+    """What counts as liking. Only what people said of the answer itself does, and only what is clear.
+
+    By default a label such as `good` or `thumbs_down`, or a score of 1 (liked), 0 or −1 (not): what another number
+    means depends on its scale. With `name` only feedback of that name counts, and with `at_least` a score from there on
+    is liked and one below is not.
+    """
+
+    name: str = ""
+    at_least: float | None = None
+
+    def of(self, feedback: Iterable[Feedback]) -> bool | None:
+        """Whether the answer was liked; None where nobody said, or people disagree."""
+        said = {self._one(f) for f in feedback if self._counts(f)} - {None}
+        return said.pop() if len(said) == 1 else None
+
+    def _counts(self, feedback: Feedback) -> bool:
+        by_people = feedback.about == "call" and feedback.source in _PEOPLE
+        return by_people and (not self.name or feedback.name == self.name)
+
+    def _one(self, feedback: Feedback) -> bool | None:
+        if self.at_least is not None and feedback.score is not None:
+            return feedback.score >= self.at_least
+        label = feedback.label.strip().lower()
+        if label in _YES or label in _NO:
+            return label in _YES
+        return feedback.score == 1 if feedback.score in (-1, 0, 1) else None
