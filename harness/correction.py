@@ -93,8 +93,9 @@ def _missing(judged: Judged, human: HumanLabels | None, guard: Guard) -> str:
     wanted = f"{guard.labels} labels by people decide it: harness judge label RUN, then this command again"
     if human is None or not human.draws:
         return f"none of the {wanted}"
-    if set(human.probabilities) - set(judged.ids):
-        return f"pairs were drawn for people that have no judgement now; draw anew: {wanted}"
+    told_apart = {sample_id for sample_id, gain in zip(judged.ids, judged.gains, strict=True) if gain}
+    if set(human.probabilities) - set(judged.ids) or told_apart - set(human.probabilities):
+        return f"the judged pairs are no longer those that people's were drawn from; draw anew: {wanted}"
     drawn = human.draws[: guard.labels]
     answered = sum(not draw.open for draw in drawn)
     if answered < guard.labels:

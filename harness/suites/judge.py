@@ -6,7 +6,7 @@ for a tie or where the orders disagree. Where both subjects said the same nothin
 
 What a judge could not say is a failed score, or an abstained one, and takes the pair out. Where the judge cannot be
 asked at all (its server is down, its key refused) the chunk is left out of the journal, so that the same command asks
-again; where the budget is spent the verdict is HOLD, and a larger budget goes on.
+again; where the budget is spent the verdict is HOLD, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness import assets
 from harness.goldens import Generation
 from harness.judging.building import JudgeSection, build_judge
 from harness.judging.calibration import look_up_standing
-from harness.judging.families import warning
+from harness.judging.families import models_of, warning
 from harness.judging.kinds import JudgeContext, remarks
 from harness.judging.records import Case, Judge, Judgement, PairCase, Usage
 from harness.judging.rubric import Rubric, load_rubric, require
@@ -49,7 +49,7 @@ _SHOWN = 600  # characters of a judge's reason that the journal keeps
 
 
 class Spending(BaseModel):
-    """What a suite's judge may use, over all runs that share its memory of judgements."""
+    """What a suite's judge may use in one command; what is remembered from before costs nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -139,8 +139,8 @@ class JudgeSuite(Plain):
     def describe(self) -> dict[str, Any]:
         """Who judges by what, and a family that it shares. Not its calibration, which may come after the run."""
         judge = self.judge.describe()
-        alike = (warning(str(judge.get("model", "")), name, self._context.folder) for name in self._context.candidates)
-        said = next(filter(None, alike), "")
+        pairs = ((model, name) for model in models_of(judge) for name in self._context.candidates)
+        said = next(filter(None, (warning(*pair, self._context.folder) for pair in pairs)), "")
         return {"judge": judge, "asked": self.questions.reference, **({"warning": said} if said else {})}
 
     def remarks(self) -> Sequence[str]:
@@ -195,7 +195,10 @@ class JudgeSuite(Plain):
         graded = [[next(said) for _ in side] for side in sides]
         self.count([judgement for side in graded for judgement in side])
         both = zip(graded[::2], graded[1::2], strict=True)
-        return [ScorePair(_mean(b), _mean(c), _details(baseline=b, candidate=c)) for b, c in both]
+        return [
+            ScorePair(_mean(b), _mean(c), _details(pair.sample, baseline=b, candidate=c))
+            for pair, (b, c) in zip(pairs, both, strict=True)
+        ]
 
     def _compare(self, pairs: Sequence[AnsweredPair]) -> list[ScorePair]:
         turns = [
@@ -208,7 +211,7 @@ class JudgeSuite(Plain):
         said = iter(self.judge.compare([pair for turn in turns for pair in turn]))
         compared = [[next(said) for _ in turn] for turn in turns]
         self.count([judgement for turn in compared for judgement in turn])
-        return [_won(judgements) for judgements in compared]
+        return [_won(pair.sample, judgements) for pair, judgements in zip(pairs, compared, strict=True)]
 
     def _standing(self) -> Check:
         """Whether the judge has earned what its guards want of it."""
@@ -272,19 +275,21 @@ def _mean(judgements: Sequence[Judgement]) -> Score:
     return Score("scored", sum(values) / len(values), _clipped(" / ".join(j.reason for j in judgements)))
 
 
-def _won(judgements: Sequence[Judgement]) -> ScorePair:
+def _won(sample: Sample, judgements: Sequence[Judgement]) -> ScorePair:
     both = _mean(judgements)
-    details = _details(pair=judgements)
+    details = _details(sample, pair=judgements)
     if both.value is None:
         return ScorePair(both, both, details)
     baseline, candidate = (Score("scored", (1 + sign * both.value) / 2, both.reason) for sign in (-1, 1))
     return ScorePair(baseline, candidate, details)
 
 
-def _details(**said: Sequence[Judgement]) -> dict[str, Any]:
-    """What the journal keeps of how a score came about: every judgement of it, and what they used together."""
+def _details(sample: Sample, **said: Sequence[Judgement]) -> dict[str, Any]:
+    """What the journal keeps of how a score came about: every judgement, what they used together, and the turns."""
     used = reduce(add, (j.usage for each in said.values() for j in each), Usage())
-    return {"usage": asdict(used), **{name: [_as_json(j) for j in each] for name, each in said.items()}}
+    asked = _questions.turns(sample)
+    turns = {"turns": list(asked)} if len(asked) > 1 else {}
+    return {"usage": asdict(used), **turns, **{name: [_as_json(j) for j in each] for name, each in said.items()}}
 
 
 def _as_json(judgement: Judgement) -> dict[str, Any]:

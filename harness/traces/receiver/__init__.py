@@ -111,13 +111,13 @@ def _open(options: ServeOptions) -> Store:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(1024)
     except (OSError, OverflowError) as error:
+        listener.close()
         raise InfrastructureError(f"{host}:{port} cannot be listened on: {error}") from error
     return listener
 
@@ -141,20 +141,20 @@ def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], Non
     with _quiet_signals():
         if multiprocessing.parent_process() is not None:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
-        with _grpc(options, into, tokens):
+        with _with_grpc(options, into, tokens):
             ready()
             server.run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def _grpc(options: ServeOptions, into: Intake, tokens: Tokens | None) -> Iterator[None]:
+def _with_grpc(options: ServeOptions, into: Intake, tokens: Tokens | None) -> Iterator[None]:
     """OTLP/gRPC where it is asked for, by the first process alone."""
     if options.grpc_port is None or multiprocessing.parent_process() is not None:
         yield
         return
-    from harness.traces.receiver import _grpc as otlp_grpc
+    from harness.traces.receiver import _grpc
 
-    server, _ = otlp_grpc.start(into, tokens, options.host, options.grpc_port)
+    server, _ = _grpc.start(into, tokens, options.host, options.grpc_port)
     try:
         yield
     finally:

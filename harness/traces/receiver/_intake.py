@@ -21,6 +21,7 @@ from harness.traces.receiver._bodies import decompress
 from harness.traces.store import JournalFull, Store
 
 _FIRST_GUESS = 1e-7  # seconds a byte
+_FADING = 0.9
 _RETRY_AFTER = 1
 
 
@@ -42,7 +43,9 @@ class Intake:
     most_wait: float
     _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="intake"))
     _waiting: int = 0
-    _seconds_per_byte: float = _FIRST_GUESS
+    _seconds: float = _FIRST_GUESS * 2**20
+    _bytes: float = 2**20
+    """What recent requests took, and how large they were; both fade."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, size: int) -> None:
@@ -52,7 +55,7 @@ class Intake:
             Refusal: 503, because what waits already will take too long.
         """
         with self._lock:
-            if self._waiting and (self._waiting + size) * self._seconds_per_byte > self.most_wait:
+            if self._waiting and (self._waiting + size) * self._seconds / self._bytes > self.most_wait:
                 raise Refusal(503, "too much is waiting to be stored; send it again later", retry_after=_RETRY_AFTER)
 
     def reserve(self, size: int) -> None:
@@ -99,8 +102,8 @@ class Intake:
         try:
             return self._admitted(tenant, signal, decompress(body, encoding, self.most_body), kind)
         finally:
-            spent = (time.perf_counter() - began) / max(1024, len(body))
-            self._seconds_per_byte += 0.1 * (spent - self._seconds_per_byte)
+            self._seconds = _FADING * self._seconds + time.perf_counter() - began
+            self._bytes = _FADING * self._bytes + len(body)
 
     def _admitted(self, tenant: str, signal: str, content: bytes, kind: str) -> tuple[Future[None] | None, Taken]:
         rejected: dict[str, int] = {}

@@ -42,7 +42,7 @@ __all__ = ["DEFAULT_TENANT", "JournalFull", "Stats", "Store", "StoreOptions", "c
 class StoreOptions:
     """How a store takes things in: bounds of redaction, finders, and when a journal file is handed over.
 
-    Nothing is taken while `most_waiting` bytes wait for the compactor, or when less than `spare` bytes of disk are free.
+    Nothing is taken while `most_waiting` bytes wait for the compactor, or less than `spare` bytes of disk are left.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
@@ -270,8 +270,8 @@ class Store:
         Raises:
             StorageError: the catalogue or a segment cannot be written; the request stands where it was noted.
         """
-        names = {t: Pseudonyms(self._key, t).user(user) for t in ([tenant] if tenant else self.tenants())}
         self.compact()
+        names = {t: Pseudonyms(self._key, t).user(user) for t in ([tenant] if tenant else self.tenants())}
         before = self._rows()
         for name, key in names.items():
             self._catalogue.forget(name, key, time.time_ns())

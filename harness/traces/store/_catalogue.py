@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS counts (
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A Parquet file of one table, tenant and day (UTC); `run` is the compaction that wrote it, times are of its rows."""
+    """A Parquet file of one table, tenant and day (UTC); `run` is the compaction that wrote it, times its rows'."""
 
     path: str
     kind: Table
