@@ -22,7 +22,7 @@ def test_a_receiver_that_is_killed_loses_and_doubles_nothing_that_it_acknowledge
     for number in range(ROUNDS):
         part = sent[number * 200 : (number + 1) * 200]
         receiver = Receiver(store, tmp_path / "serve.py", workers=1 + number % 2)
-        load = Load(receiver.port, [*part, *part], connections=4)
+        load = Load(receiver.port, [*part, *part], connections=4, retries=True)
         killer = threading.Timer(1.0 + 0.5 * number, receiver.kill)
         killer.start()
         acknowledged |= set(load.run().acknowledged)

@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 
 from harness.errors import StorageError, TraceError
 from harness.traces import otlp
+from harness.traces.admission import TooMany
 from harness.traces.receiver._answers import Refusal
 from harness.traces.receiver._bodies import decompress
 from harness.traces.store import JournalFull, Store
 
 _FIRST_GUESS = 1e-7  # seconds a byte
+_JSON_SHARE = 4  # of the bytes that protobuf may have: as Python's values JSON takes many times its size
 _FADING = 0.9
 _RETRY_AFTER = 1
 
@@ -89,7 +91,10 @@ class Intake:
 
     def take_now(self, tenant: str, signal: str, body: bytes, kind: str, encoding: str) -> Taken:
         """The same for a caller that waits on a thread of its own."""
-        durable, taken = self._worker.submit(self._admit, tenant, signal, body, kind, encoding).result()
+        try:
+            durable, taken = self._worker.submit(self._admit, tenant, signal, body, kind, encoding).result()
+        except RuntimeError as error:  # the worker has been shut down
+            raise Refusal(503, "the receiver is stopping; send it again later", retry_after=_RETRY_AFTER) from error
         if durable is not None:
             with _full():
                 durable.result()
@@ -110,9 +115,13 @@ class Intake:
         now = time.time_ns()
         try:
             if kind == otlp.JSON:
+                if len(content) > self.most_body // _JSON_SHARE:
+                    raise Refusal(413, f"JSON larger than {self.most_body // _JSON_SHARE} bytes; send smaller batches")
                 content, rejected = _as_protobuf(signal, content)
             admission = self.store.admission(tenant)
             admitted = admission.traces(content, now) if signal == "traces" else admission.logs(content, now)
+        except TooMany as error:
+            raise Refusal(413, str(error)) from None
         except TraceError as error:
             raise Refusal(400, str(error)) from None
         admitted.rejected.update(rejected)
