@@ -260,14 +260,16 @@ def test_greedy_asks_without_sampling(tmp_path: Path) -> None:
 
 
 def test_liking_is_what_people_clearly_said_of_the_answer() -> None:
-    up, down = Feedback("thumb", 1.0, source="human"), Feedback("thumb", label="bad")
+    up, down = Feedback("thumb", 1.0, source="human"), Feedback("thumb", label="bad", source="human")
     assert Liking().of([up]) is True
     assert Liking().of([down]) is False
     assert Liking().of([up, down]) is None
-    assert Liking().of([Feedback("stars", 4.0)]) is None
-    assert Liking("stars", 4.0).of([Feedback("stars", 4.0), down]) is True
-    assert Liking("stars", 4.0).of([Feedback("stars", 3.0)]) is False
-    assert Liking().of([replace(up, source="llm"), replace(up, about="trace")]) is None
+    assert Liking().of([Feedback("stars", 4.0, source="human")]) is None
+    assert Liking("stars", 4.0).of([Feedback("stars", 4.0, source="human"), down]) is True
+    assert Liking("stars", 4.0).of([Feedback("stars", 3.0, source="human")]) is False
+    assert Liking().of([replace(up, source="llm"), replace(up, source=""), replace(up, about="trace")]) is None
+    assert Liking("thumb").of([replace(up, source="")]) is True
+    assert Liking("thumb").of([replace(up, source="code")]) is None
 
 
 @given(st.dictionaries(st.integers(0, 9), st.integers(1, 500), min_size=1), st.integers(1, 300), st.integers(0, 20))

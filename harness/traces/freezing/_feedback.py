@@ -15,16 +15,15 @@ _NO = frozenset({
     "negative", "bad", "dislike", "disliked", "down", "thumbs_down", "thumbs-down", "thumbsdown", "👎", "no",
     "incorrect", "unhelpful", "rejected", "false",
 })  # fmt: skip
-_PEOPLE = frozenset({"human", ""})
 
 
 @dataclass(frozen=True, slots=True)
 class Liking:
     """What counts as liking. Only what people said of the answer itself does, and only what is clear.
 
-    By default a label such as `good` or `thumbs_down`, or a score of 1 (liked), 0 or −1 (not): what another number
-    means depends on its scale. With `name` only feedback of that name counts, and with `at_least` a score from there on
-    is liked and one below is not.
+    By default that is feedback which says that it is a person's, with a label such as `good` or `thumbs_down` or a
+    score of 1 (liked), 0 or −1 (not): what another number means depends on its scale. With `name` only feedback of that
+    name counts, also where it does not say whose it is; with `at_least` a score from there on is liked, one below not.
     """
 
     name: str = ""
@@ -36,8 +35,9 @@ class Liking:
         return said.pop() if len(said) == 1 else None
 
     def _counts(self, feedback: Feedback) -> bool:
-        by_people = feedback.about == "call" and feedback.source in _PEOPLE
-        return by_people and (not self.name or feedback.name == self.name)
+        if feedback.about != "call" or (self.name and feedback.name != self.name):
+            return False
+        return feedback.source == "human" or (bool(self.name) and not feedback.source)
 
     def _one(self, feedback: Feedback) -> bool | None:
         if self.at_least is not None and feedback.score is not None:
