@@ -197,7 +197,8 @@ def _conclude_replay(result: GateResult, as_json: bool) -> int:
 
         print_verdict(result.verdict, report=result.reports[0])
         for label, lost in sessions.items():
-            _print_sessions(label, lost)
+            told = ", ".join(f"{session} ({count})" for session, count in lost.items())
+            typer.echo(f"{label}: sessions that show it, with the calls that each lost: {told}")
     return EXIT_CODES[result.verdict.verdict]
 
 
@@ -205,10 +206,3 @@ def _sessions(document: Document, comparison: Comparison) -> dict[str, int]:
     from harness.report import lost_clusters
 
     return dict(lost_clusters(document.items, comparison)[:_SHOWN])
-
-
-def _print_sessions(label: str, lost: dict[str, int]) -> None:
-    from harness.console import print_table
-
-    rows = [(session, f"{count:,}") for session, count in lost.items()]
-    print_table(f"{label}: sessions that show it", ("session", "calls lost"), rows)

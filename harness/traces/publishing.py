@@ -3,7 +3,8 @@
 Two events a call and metric, one of each arm. Trace and span id are those of the production call, and `run_id` joins
 them with whatever else is known of it. An event holds `gen_ai.evaluation.name` and `gen_ai.evaluation.score.value`, as
 the conventions say, or `error.type` where there is no score; `gen_ai.evaluation.score.label` is what became of the pair
-(lost, won, same, tied, failed). What is ours is under `harness.`: run, suite, arm, subject and verdict.
+(lost, won, same, tied, failed). What is ours is under `harness.`: run, suite, arm, subject, verdict and the time. An
+event bears the time of its call, because stores look for the parts of a trace around the time of the trace.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -61,9 +63,9 @@ def events_of(run: Path, root: Path) -> Iterator[LogEvent]:
         raise DataError(f"{run}: none of its suites asked calls that came from traces")
     lower = {(c["suite"], c["metric"]) for c in verdict["comparisons"] if not c.get("higher_is_better", True)}
     judged = {name for name, said in manifest["suites"].items() if "judge" in said}
-    common = {"harness.run": run.name, "harness.verdict": verdict["verdict"]}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    common = {"harness.run": run.name, "harness.verdict": verdict["verdict"], "harness.evaluated_at": now}
     subjects = {arm: str(manifest[arm]["name"]) for arm in ("baseline", "candidate")}
-    now = time.time_ns()
     for entry in runs.read_entries(run):
         sample = sets.get(entry.suite, {}).get(entry.sample_id)
         if sample is None:
@@ -74,7 +76,7 @@ def events_of(run: Path, root: Path) -> Iterator[LogEvent]:
             for (arm, subject), score in zip(subjects.items(), both, strict=True):
                 ours = {**common, "harness.suite": entry.suite, "harness.arm": arm, "harness.subject": subject}
                 told = {**_said(metric, score, change), **ours, SOURCE: source}
-                yield _event(sample, told, now)
+                yield _event(sample, told)
 
 
 def write(events: Iterator[LogEvent], path: Path) -> Published:
@@ -142,18 +144,25 @@ def _said(metric: str, score: Score, change: str) -> dict[str, Any]:
     return told
 
 
-def _event(sample: Sample, attributes: Mapping[str, Any], now: int) -> LogEvent:
+def _event(sample: Sample, attributes: Mapping[str, Any]) -> LogEvent:
     trace = sample.data["trace"]
     return LogEvent(
         trace_id=str(trace["trace_id"]),
         span_id=str(trace["span_id"]),
         name=EVALUATION,
-        time_ns=now,
+        time_ns=_time_ns(trace.get("time")),
         severity=9,
         attributes={"run_id": str(trace.get("run_id") or trace["trace_id"]), **attributes},
         resource=_RESOURCE,
         scope="harness",
     )
+
+
+def _time_ns(told: Any) -> int:
+    try:
+        return int(datetime.fromisoformat(told).timestamp() * 10**9)
+    except (TypeError, ValueError):
+        return time.time_ns()
 
 
 def _batches(events: Iterator[LogEvent]) -> Iterator[Sequence[LogEvent]]:
