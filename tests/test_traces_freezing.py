@@ -268,7 +268,7 @@ def test_liking_is_what_people_clearly_said_of_the_answer() -> None:
     assert Liking("stars", 4.0).of([Feedback("stars", 4.0, source="human"), down]) is True
     assert Liking("stars", 4.0).of([Feedback("stars", 3.0, source="human")]) is False
     assert Liking().of([replace(up, source="llm"), replace(up, source=""), replace(up, about="trace")]) is None
-    assert Liking("thumb").of([replace(up, source="")]) is True
+    assert Liking("thumb").of([replace(up, source="", about="trace")]) is True
     assert Liking("thumb").of([replace(up, source="code")]) is None
 
 

@@ -19,11 +19,12 @@ _NO = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Liking:
-    """What counts as liking. Only what people said of the answer itself does, and only what is clear.
+    """What counts as liking. Only what people said does, and only what is clear.
 
-    By default that is feedback which says that it is a person's, with a label such as `good` or `thumbs_down` or a
-    score of 1 (liked), 0 or −1 (not): what another number means depends on its scale. With `name` only feedback of that
-    name counts, also where it does not say whose it is; with `at_least` a score from there on is liked, one below not.
+    By default that is feedback on the answer itself which says that it is a person's, with a label such as `good` or
+    `thumbs_down` or a score of 1 (liked), 0 or −1 (not): what another number means depends on its scale. With `name`
+    only feedback of that name counts, also where it does not say whose it is, or was said of the trace that the answer
+    is in; with `at_least` a score from there on is liked, one below not.
     """
 
     name: str = ""
@@ -35,9 +36,9 @@ class Liking:
         return said.pop() if len(said) == 1 else None
 
     def _counts(self, feedback: Feedback) -> bool:
-        if feedback.about != "call" or (self.name and feedback.name != self.name):
-            return False
-        return feedback.source == "human" or (bool(self.name) and not feedback.source)
+        if self.name:
+            return feedback.name == self.name and feedback.source in ("human", "")
+        return feedback.about == "call" and feedback.source == "human"
 
     def _one(self, feedback: Feedback) -> bool | None:
         if self.at_least is not None and feedback.score is not None:
