@@ -2,9 +2,9 @@
 
     python benchmarks/freeze.py [--calls 1000000] [--samples 1000] [--folder DIR] [--out FILE.json]
 
-The store is made first, with segments as the compactor writes them: sessions of two to eight calls with 2 to 3 KB of text
-each, a third with tools, of three models and a hundredth as many users as sessions. Then `freeze` runs in a process of
-its own, whose time and peak memory are reported. With `--by metadata.KEY` every stored call has to be opened.
+The store is made first, with segments as the compactor writes them: sessions of two to eight calls with 2 to 3 KB of
+text each, a third with tools, of three models and a hundredth as many users as sessions. Then `freeze` runs in a
+process of its own, whose time and peak memory are reported. With `--by metadata.KEY` every stored call is opened.
 """
 
 from __future__ import annotations

@@ -209,11 +209,17 @@ def test_calls_are_stratified_by_a_key_of_their_metadata(tmp_path: Path) -> None
         for i, s in enumerate(plain(8))
     ]
     made, _ = frozen(tmp_path, spans, by=("metadata.plan",))
-    assert len(made.strata) in (1, 2)
-    with Store.open(tmp_path / "store") as store:
-        metadata = next(iter(store.calls())).metadata
-    if "plan" in metadata:  # where a dialect keeps it
-        assert made.strata == {"metadata.plan: free": (4, 4), "metadata.plan: paid": (4, 4)}
+    assert made.strata == {"metadata.plan: free": (4, 4), "metadata.plan: paid": (4, 4)}
+
+
+def test_a_session_that_no_terminal_may_show_is_named_by_its_hash(tmp_path: Path) -> None:
+    spans = [call(i, [said("user", f"Question {i}")], said("assistant", "x"), session=name)
+             for i, name in enumerate(["fine", "\x1b[2Jgone", "s" * 500])]  # fmt: skip
+    _, golden = frozen(tmp_path, spans)
+    names = {s.cluster for s in golden.samples}
+    assert "fine" in names
+    assert all(name == "fine" or (len(name) == 32 and name.isalnum()) for name in names)
+    assert len(names) == 3
 
 
 @pytest.mark.parametrize("by", ["modle", "metadata.a'; DROP", 'metadata.x") FROM y--'])

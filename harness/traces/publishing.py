@@ -80,7 +80,7 @@ def events_of(run: Path, root: Path) -> Iterator[LogEvent]:
 
 
 def write(events: Iterator[LogEvent], path: Path) -> Published:
-    """Append-free: a new file of OTLP/JSON lines, as the Collector's file exporter writes them.
+    """Write a new file of OTLP/JSON lines, as the Collector's file exporter does.
 
     Raises:
         StorageError: it exists, or cannot be written.

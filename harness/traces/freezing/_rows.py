@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from harness.traces.freezing._feedback import Liking
 from harness.traces.records import PARAMETERS, Call, ChatMessage, Part, Tool
 
 Row = dict[str, Any]
+_LONGEST_NAME = 200  # characters of a session
 
 _ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _RESTORED = {
@@ -52,7 +54,7 @@ def row_of(call: Call, results: Mapping[str, str], tags: Sequence[str], options:
     messages = [_message(m) for m in call.messages if not _silent(m)]
     if not messages or messages[-1]["role"] == "assistant":
         raise LeftOut("does not end in a question")
-    row: Row = {"id": f"{call.trace_id[:12]}-{call.span_id}", "messages": messages, "cluster": call.cluster}
+    row: Row = {"id": f"{call.trace_id[:12]}-{call.span_id}", "messages": messages, "cluster": _cluster(call)}
     if call.tools:
         row["tools"] = _tools(call.tools)
     row["parameters"], not_restored = _parameters(call, options.greedy)
@@ -68,6 +70,14 @@ def row_of(call: Call, results: Mapping[str, str], tags: Sequence[str], options:
         "time": datetime.fromtimestamp(call.time_ns / 1e9, UTC).isoformat(), "dialect": call.dialect,
     }  # fmt: skip
     return row
+
+
+def _cluster(call: Call) -> str:
+    """The session as reports and terminals may show it; one that they may not is named by its hash."""
+    name = call.cluster
+    if len(name) <= _LONGEST_NAME and name.isprintable() and name.strip():
+        return name
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def line_of(row: Row) -> bytes:
@@ -118,6 +128,8 @@ def _message(message: ChatMessage) -> Row:
     if message.tool_calls:
         if role != "assistant":
             raise LeftOut("tools called by somebody else than the model")
+        if not all(call.name for call in message.tool_calls):
+            raise LeftOut("a call of a tool without a name")
         made["tool_calls"] = [
             {"id": c.id, "name": c.name, "arguments": parsed(c.arguments)} for c in message.tool_calls
         ]
@@ -148,6 +160,8 @@ def parsed(arguments: str) -> Any:
 def _tools(tools: Sequence[Tool]) -> list[Row]:
     if len({tool.name for tool in tools}) < len(tools):
         raise LeftOut("two tools of one name")
+    if not all(tool.name for tool in tools):
+        raise LeftOut("a tool without a name")
     return [{"type": "function", "function": _function(tool)} for tool in tools]
 
 
