@@ -126,7 +126,8 @@ def agent() -> list[Span]:
     more: dict[str, Any] = {"session": "agent", "tools": [WEATHER]}
     return [
         call(1, asked, called("Rome"), request__temperature=0.7, request__max_tokens=99,
-             request__stop_sequences=["END"], request__seed=5, request__presence_penalty=0.5, **more),
+             request__stop_sequences=["END"], request__seed=5, request__presence_penalty=0.5, request__stream=True,
+             **more),
         call(2, rome, called("Oslo", 2), **more),
         call(3, both, said("assistant", "Rome."), events=[feedback(name="thumb", score__value=1.0)], **more),
     ]  # fmt: skip
@@ -138,6 +139,7 @@ def test_a_row_says_how_the_call_was_asked_and_what_came_of_it(tmp_path: Path) -
     data = first.data
     assert data["parameters"] == {"temperature": 0.7, "max_tokens": 99, "until": ["END"], "seed": 5}
     assert "presence_penalty" in data["not_restored"]
+    assert "stream" not in data["not_restored"]  # how an answer arrives is no part of the question
     assert data["tools"][0]["function"]["parameters"]["required"] == ["city"]
     assert data["recorded"]["tool_calls"] == [{"name": "weather", "arguments": {"city": "Rome"}}]
     assert data["recorded"]["seconds"] == pytest.approx(0.25)
