@@ -58,6 +58,13 @@ def test_a_replay_is_a_gate_with_paths_from_its_own_folder(tmp_path: Path) -> No
         document(tmp_path, Replay("production@1", root, Arm("m", "http://127.0.0.1:1/v1"), adapter))
 
 
+def test_metrics_may_have_margins_of_their_own(tmp_path: Path) -> None:
+    metrics, margins = ("complied", "seconds"), {"seconds": 0.5}
+    replay = Replay("production@1", frozen(tmp_path, [row(0)]), Arm("a"), Arm("b"), metrics, margins)
+    (suite,) = document(tmp_path, replay)["suites"]
+    assert suite["guards"] == [{"metric": "complied", "margin": 0.05}, {"metric": "seconds", "margin": 0.5}]
+
+
 def test_served_arms_and_a_judge_are_named_as_their_sections_want_them(tmp_path: Path) -> None:
     root, url = frozen(tmp_path, [row(0)]), "http://127.0.0.1:8000/v1"
     arm = Arm("org/name", url, "MODEL_KEY")
@@ -96,7 +103,7 @@ def test_a_served_candidate_that_got_worse_is_blocked_from_the_command_line_with
         arms = [
             "--baseline", "m", "--baseline-url", base.base, "--candidate", "m", "--candidate-url", candidate.base,
         ]  # fmt: skip
-        given = ["shadow", "replay", "--set", "production@1", "--root", "goldensets", *arms, "--metric", "complied"]
+        given = ["shadow", "replay", "--set", "production@1", "--root", "goldensets", *arms, "--metric", "complied=0.1"]
         run(*given, "--json", code=1)
         document = json.loads(capsys.readouterr().out)
         run(*given, code=1)
@@ -115,6 +122,10 @@ def test_a_served_candidate_that_got_worse_is_blocked_from_the_command_line_with
         (("shadow", "freeze", "--store", "s", "--days", "2026-11-07:2026-11-01"), "comes before the first"),
         (("shadow", "freeze", "--store", "nowhere"), "no store of traces here"),
         (("shadow", "replay", "--set", "x@1", "--baseline", "a", "--candidate", "b", "--judge", "j"), "go together"),
+        (
+            ("shadow", "replay", "--set", "x@1", "--baseline", "a", "--candidate", "b", "--metric", "seconds=fast"),
+            "the margin is no number",
+        ),
         (("shadow", "publish", "runs/x"), "either --endpoint URL or --file PATH"),
         (("shadow", "publish", "runs/x", "--file", "f", "--token-env", "NOT_SET"), "holds no token"),
     ],

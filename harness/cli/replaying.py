@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +76,9 @@ def replay(
     baseline_url: Annotated[str, typer.Option(help="Server of the baseline, such as http://127.0.0.1:8000/v1.")] = "",
     candidate_url: Annotated[str, typer.Option(help="Server of the candidate.")] = "",
     key_env: Annotated[str, typer.Option(help="Environment variable with the key of the servers.")] = "",
-    metric: Annotated[list[str] | None, typer.Option(help="What is compared; repeat. Default: what applies.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="What is compared, as NAME or NAME=MARGIN; repeat. Default: what applies.")
+    ] = None,
     margin: Annotated[float, typer.Option(min=1e-9, help="Largest tolerated drop, in score points.")] = 0.05,
     alpha: Annotated[float, typer.Option(min=1e-9, max=0.499, help="Error level of each guard.")] = 0.05,
     chat_template: Annotated[Path | None, typer.Option(help="Chat template of local models that have none.")] = None,
@@ -99,11 +102,12 @@ def replay(
 
     if bool(judge) != bool(judge_model):
         raise ConfigError("--judge RUBRIC and --judge-model MODEL go together")
+    metrics, margins = _metrics(metric or ())
     loaded = write_gate(
         gate,
         Replay(
             set_, _root(root), Arm(baseline, baseline_url, key_env), Arm(candidate, candidate_url, key_env),
-            tuple(metric or ()), margin, alpha, chat_template, device,
+            metrics, margins, margin, alpha, chat_template, device,
             JudgedBy(judge, judge_model, judge_url, judge_key_env) if judge else None, tuple(training or ()), out,
         ),
     )  # fmt: skip
@@ -153,6 +157,22 @@ def _near() -> bool:
     """Whether this folder, or one above it, has golden sets: a set of production calls belongs to no other project."""
     here = Path.cwd()
     return any((folder / "goldensets").is_dir() for folder in (here, *here.parents))
+
+
+def _metrics(given: Sequence[str]) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Names in order, and the margins of those that have one of their own."""
+    from harness.errors import ConfigError
+
+    pairs = [text.partition("=") for text in given]
+    margins: dict[str, float] = {}
+    for name, _, margin in pairs:
+        if not margin:
+            continue
+        try:
+            margins[name] = float(margin)
+        except ValueError:
+            raise ConfigError(f"--metric {name}={margin}: the margin is no number") from None
+    return tuple(dict.fromkeys(name for name, _, _ in pairs)), margins
 
 
 def _days(text: str | None) -> tuple[str, str] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,17 @@ class JudgedBy:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What is replayed and how it is decided; None leaves a value to the suite or the policy."""
+    """What is replayed and how it is decided. Without `metrics` all that apply are compared.
+
+    `margins` holds those of single metrics, in score points (for `seconds`: seconds); `margin` is that of the others.
+    """
 
     set: str
     root: Path
     baseline: Arm
     candidate: Arm
     metrics: tuple[str, ...] = ()
+    margins: Mapping[str, float] = field(default_factory=dict)
     margin: float = 0.05
     alpha: float = 0.05
     chat_template: Path | None = None
@@ -86,8 +91,7 @@ _HEADER = "# Written by `harness shadow replay`; `harness gate` runs it too.\n"
 def document(folder: Path, replay: Replay) -> dict[str, Any]:
     """What a gate.yaml in `folder` says of a replay; its paths are relative to that folder."""
     root = _place(folder, replay.root)
-    metrics = {"metrics": list(replay.metrics)} if replay.metrics else {}
-    suites: list[dict[str, Any]] = [{"kind": "shadow", "set": replay.set, "root": root, **metrics}]
+    suites: list[dict[str, Any]] = [{"kind": "shadow", "set": replay.set, "root": root, **_compared(replay)}]
     if replay.judge is not None:
         suites.append(_judged(replay.judge, replay.set, root))
     return {
@@ -98,6 +102,15 @@ def document(folder: Path, replay: Replay) -> dict[str, Any]:
         "training_data": [_place(folder, path) for path in replay.training],
         "out": _place(folder, replay.out),
     }
+
+
+def _compared(replay: Replay) -> dict[str, Any]:
+    metrics: dict[str, Any] = {"metrics": list(replay.metrics)} if replay.metrics else {}
+    if not replay.margins:
+        return metrics
+    # A suite whose section names guards has no others.
+    given = [{"metric": m, "margin": replay.margins.get(m, replay.margin)} for m in replay.metrics]
+    return {**metrics, "guards": given}
 
 
 def _candidate(folder: Path, replay: Replay) -> dict[str, Any]:
