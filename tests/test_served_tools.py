@@ -104,6 +104,7 @@ def test_a_reply_with_calls_is_remembered_whole_and_old_keys_stay(tmp_path: Path
     assert plain.digest() != Question((Message("user", "?"),), tools=TOOLS).digest()
 
 
+@pytest.mark.slow
 def test_a_provider_without_tools_rejects_the_question_instead_of_being_asked_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

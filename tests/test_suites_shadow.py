@@ -193,6 +193,8 @@ def test_a_candidate_that_refuses_is_blocked_with_sessions_as_clusters(tmp_path:
     assert all(asked_of.count(cluster) == 4 for cluster in asked_of)  # and after whole sessions
     page = (result.path / "report.md").read_text(encoding="utf-8")
     assert "Clusters that lost samples: `s" in page
+    assert "cluster s" in (result.path / "report.html").read_text(encoding="utf-8")
+    assert " of cluster s" in (result.path / "junit.xml").read_text(encoding="utf-8")
 
 
 def test_the_same_subject_twice_is_not_blocked(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from harness.traces.freezing._drawing import quotas
 from harness.traces.freezing._near import Near
 from harness.traces.records import Feedback, Span
 from harness.traces.store import Store
+from tests.loopback_model import LoopbackModel
 from tests.shadow_store import WEATHER, call, called, feedback, plain, said, store_of, told
 
 
@@ -92,8 +93,19 @@ def test_an_agents_steps_are_kept_though_their_question_is_the_same(tmp_path: Pa
     assert (made.samples, made.sessions) == (3, 1)
 
 
-def test_what_cannot_be_asked_again_is_left_out_by_its_reason(tmp_path: Path) -> None:
-    picture = {"role": "user", "parts": [{"type": "uri", "modality": "image", "uri": "http://127.0.0.1:9/x.png"}]}
+def test_what_cannot_be_asked_again_is_left_out_by_its_reason_and_no_picture_is_fetched(tmp_path: Path) -> None:
+    with LoopbackModel() as server:
+        made, connections = left_out(tmp_path, f"{server.base}/models"), server.most_under_way
+    assert made.samples == 3
+    assert made.left_out == {
+        "does not end in a question": 1, "image in a message": 1, "a role that no chat template has": 1,
+        "not replayable: no-content": 1,
+    }  # fmt: skip
+    assert connections == 0
+
+
+def left_out(folder: Path, address: str) -> Freezing:
+    picture = {"role": "user", "parts": [{"type": "uri", "modality": "image", "uri": address}]}
     spans = [
         *plain(3),
         call(10, [said("user", "Go on from here"), said("assistant", "I")], said("assistant", "am"), session="a"),
@@ -101,12 +113,7 @@ def test_what_cannot_be_asked_again_is_left_out_by_its_reason(tmp_path: Path) ->
         call(12, [said("narrator", "It was night.")], said("assistant", "Yes."), session="c"),
         call(13, [], said("assistant", "Yes."), session="d"),
     ]
-    made, _ = frozen(tmp_path, spans)
-    assert made.samples == 3
-    assert made.left_out == {
-        "does not end in a question": 1, "image in a message": 1, "a role that no chat template has": 1,
-        "not replayable: no-content": 1,
-    }  # fmt: skip
+    return frozen(folder, spans)[0]
 
 
 def test_training_rows_are_left_out(tmp_path: Path) -> None:

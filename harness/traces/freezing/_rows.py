@@ -178,7 +178,8 @@ def _parameters(call: Call, greedy: bool) -> tuple[Row, list[str]]:
     missing = {loss.field for loss in call.lost if loss.field in PARAMETERS} | set(call.parameters.other)
     missing -= _HARMLESS if call.tools else _HARMLESS | {"tool_choice"}
     for name, value in given.items():
-        if value in (None, ()) or name in _HARMLESS or (name == "choices" and value == 1):
+        without_tools = name == "tool_choice" and not call.tools  # a server refuses one without the other
+        if value in (None, ()) or name in _HARMLESS or (name == "choices" and value == 1) or without_tools:
             continue
         key = _RESTORED.get(name)
         value = [text for text in value if text] if name == "stop" else value
