@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.cli import judging, shadow, sweeping, training
+from harness.cli import data, filling, judging, shadow, sweeping, training
 from harness.cli._terminal import Json, print_json, watching
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
@@ -38,6 +38,8 @@ golden = typer.Typer(help="Freeze golden sets, verify them, start new versions."
 app.add_typer(golden, name="golden")
 app.add_typer(judging.judge, name="judge")
 app.add_typer(shadow.shadow, name="shadow")
+shadow.shadow.command("import")(filling.import_traces)
+app.add_typer(data.app, name="data")
 
 Root = Annotated[Path | None, typer.Option(help="Folder of the golden sets; found from here upwards by default.")]
 

@@ -173,7 +173,7 @@ records = st.one_of(
     json_values,
     st.fixed_dictionaries(
         {"traceId": st.just("1" * 32), "spanId": st.just("2" * 16)},
-        optional=dict.fromkeys(OTLP_WORDS[8:], json_values),
+        optional=dict.fromkeys(("attributes", *OTLP_WORDS[11:]), json_values),
     ),
 )
 

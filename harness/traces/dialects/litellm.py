@@ -93,7 +93,8 @@ def _complete(reading: Reading, raw: Mapping[str, Any]) -> None:
     reading.parameters = merged(reading.parameters, parameters(asked, reading))
     read_tools(reading, _literal(raw.get("tools")))
     reading.messages = reading.messages or messages(_literal(raw.get("messages")), "user")
-    reading.whole_request = "messages" in raw
+    # Bedrock and Gemini put their parameters into an object of their own, which is not read.
+    reading.whole_request = "messages" in raw and not {"inferenceConfig", "generationConfig"} & raw.keys()
     choices = _literal(raw.get("choices"))
     listed = [c.get("message") for c in choices if isinstance(c, Mapping)] if isinstance(choices, list) else []
     answers = messages(listed, "assistant")
