@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness import words
 from harness.records import Comparison, Decision
-from harness.report import Document, Item, Reporter, _drift, _judges
+from harness.report import Document, Item, Reporter, _drift, _judges, lost_clusters
 from harness.report._facts import command, facts
 from harness.report._text import clipped, one_line
 
@@ -23,6 +23,7 @@ GITHUB_LIMIT = 65_536
 
 _ICON: dict[Decision, str] = {"promote": "✅", "block": "⛔", "hold": "⏸️"}
 _ALL = 1_000_000
+_CLUSTERS = 8  # named for each regressed guard
 # What is given up first when a report is too long: (samples per guard, table rows, characters of each text).
 _SIZES = ((_ALL, _ALL, 600), (2, 200, 400), (1, 100, 300), (0, 100, 0), (0, 40, 0), (0, 10, 0))
 
@@ -169,7 +170,18 @@ def _lost_of(comparison: Comparison, items: Sequence[Item], size: _Size) -> str:
     if not shown:
         return f"{len(lost):,} lost samples of {_name(comparison.label)} are in the HTML report."
     summary = f"<summary>Lost samples of {_html(comparison.label)}: {len(shown)} of {len(lost):,} shown</summary>"
-    return "\n\n".join(["<details>\n" + summary, *(_item(item, size.chars) for item in shown), "</details>"])
+    clusters = _clusters(lost_clusters(items, comparison))
+    parts = ["<details>\n" + summary, *clusters, *(_item(item, size.chars) for item in shown), "</details>"]
+    return "\n\n".join(parts)
+
+
+def _clusters(lost: Sequence[tuple[str, int]]) -> list[str]:
+    """One line on where the losses are, when samples come in clusters."""
+    if not lost:
+        return []
+    shown = ", ".join(f"{_name(cluster)} ({count})" for cluster, count in lost[:_CLUSTERS])
+    more = f" and {len(lost) - _CLUSTERS:,} more" if len(lost) > _CLUSTERS else ""
+    return [f"Clusters that lost samples: {shown}{more}"]
 
 
 def _item(item: Item, chars: int) -> str:
@@ -181,7 +193,8 @@ def _item(item: Item, chars: int) -> str:
         ("Candidate", item.candidate_output),
     )
     fenced = [f"{title}:\n{_fence(text, chars)}" for title, text in blocks if text or title != "Expected"]
-    return "\n\n".join([f"**{_name(item.sample_id)}** · score {scores}", *fenced])
+    cluster = f" · cluster {_name(item.cluster)}" if item.cluster else ""
+    return "\n\n".join([f"**{_name(item.sample_id)}**{cluster} · score {scores}", *fenced])
 
 
 def _judged(document: Document, size: _Size) -> str:
