@@ -104,7 +104,7 @@ def event(environment: Mapping[str, str]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def annotations(findings: Sequence[Finding]) -> list[str]:
+def workflow_commands(findings: Sequence[Finding]) -> list[str]:
     """Workflow commands that mark lines of the change; the last of a kind that GitHub would cut off counts the rest."""
     lines: list[str] = []
     for level in ("error", "warning", "notice"):

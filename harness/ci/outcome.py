@@ -77,10 +77,10 @@ def _of_runs(paths: Sequence[Path]) -> Outcome:
 
 
 def _of_error(document: Mapping[str, Any]) -> Outcome:
-    error, code = document["error"], document.get("exit_code")
+    error, given = document["error"], document.get("exit_code")
     message = error.get("message") if isinstance(error, Mapping) else None
-    known = isinstance(code, int) and code in (2, 3, 4)
-    return Outcome((), int(code) if known else InfrastructureError.exit_code, str(message or "The gate failed."))
+    code = next((code for code in (2, 3, 4) if code == given), InfrastructureError.exit_code)
+    return Outcome((), code, str(message or "The gate failed."))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -89,8 +89,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         with path.open("rb") as stream:
             document = json.loads(stream.read(MAX_BYTES))
     except OSError as error:
-        raise ConfigError(f"{at(path)}{error.strerror}; expected a run directory, or what harness gate --json printed") \
-            from error  # fmt: skip
+        wanted = "expected a run directory, or what harness gate --json printed"
+        raise ConfigError(f"{at(path)}{error.strerror}; {wanted}") from error
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
@@ -98,8 +98,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _runs(path: Path, document: Mapping[str, Any]) -> list[Path]:
     try:
-        each = document["candidates"] if "candidates" in document else [document]
-        found = [Path(one["run"]) for one in each]
+        found = [Path(one["run"]) for one in document.get("candidates", [document])]
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{at(path)}not what harness gate --json prints: no run is named in it") from error
     if not found:

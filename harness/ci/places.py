@@ -104,7 +104,9 @@ def _of_error(message: str, root: Path) -> Finding:
     title = "The gate could not decide"
     if found is None:
         return Finding("error", title, _cut(message))
-    return Finding("error", title, _cut(message[found.end() :]), _relative(Path(found["file"]), root), int(found["line"]))
+    return Finding(
+        "error", title, _cut(message[found.end() :]), _relative(Path(found["file"]), root), int(found["line"])
+    )
 
 
 def _names(section: SuiteSection) -> set[str]:

@@ -64,7 +64,7 @@ def annotate(result: Result, config: Config = Path("gate.yaml")) -> int:
     from harness.ci.places import findings
 
     root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd())
-    for line in github.annotations(findings(read_outcome(result), config, root)):
+    for line in github.workflow_commands(findings(read_outcome(result), config, root)):
         typer.echo(line)
     return 0
 

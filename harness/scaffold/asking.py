@@ -62,9 +62,7 @@ def settle(folder: Path, given: Given, ask: Ask | None) -> Answers:
     server = settled(given.ci, "CI: github, gitlab or none", _server_of(folder))
     hook = None if given.pre_commit is None else ("yes" if given.pre_commit else "no")
     hooked = settled(hook, "A pre-commit hook that verifies the golden sets: yes or no", "no")
-    return Answers(
-        _place(folder, baseline), _place(folder, adapter), names.check_name(name), _ci(server), _yes(hooked)
-    )
+    return Answers(_place(folder, baseline), _place(folder, adapter), names.check_name(name), _ci(server), _yes(hooked))
 
 
 def _line(text: str, answer: str) -> str:

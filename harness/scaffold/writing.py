@@ -52,7 +52,9 @@ def drafts(folder: Path, answers: Answers) -> list[Draft]:
     golden = f"goldensets/{answers.name}"
     if (folder / golden).exists():
         # A card of ours beside rows of theirs would be neither's set.
-        found.append(Draft(golden, "", f"gate.yaml asks for {answers.reference}; harness golden new-version copies a set"))
+        found.append(
+            Draft(golden, "", f"gate.yaml asks for {answers.reference}; harness golden new-version copies a set")
+        )
     else:
         found += [Draft(f"{golden}/1/{name}", fill(name)) for name in ("card.yaml", "samples.jsonl")]
     return [*found, *_ci(answers, fill), *_git(answers, fill)]
