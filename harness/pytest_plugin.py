@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from harness.gated import Finding, GateSession
+    from harness.gated import Finding, GateSession  # noqa: F401 - GateSession is named in a string below
 
 _SHARED = "harness_shared"
 _SESSION = pytest.StashKey["GateSession"]()

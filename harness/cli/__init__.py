@@ -19,8 +19,8 @@ import typer
 
 from harness import __version__
 from harness.cli import judging, starting, sweeping, training
-from harness.cli.ci import ci
 from harness.cli._terminal import Json, print_json, watching
+from harness.cli.ci import ci
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
 if TYPE_CHECKING:

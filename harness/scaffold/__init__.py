@@ -6,4 +6,4 @@ The files lie in `files/` as they are written, with a name in @SIGNS@ where an a
 from __future__ import annotations
 
 EXAMPLE_TAG = "harness-init-example"
-"""Carried by every row that `harness init` wrote, so that freezing them warns and every report shows them as a slice."""
+"""The tag of every row that `harness init` wrote: freezing such rows warns, and every report shows them as a slice."""
