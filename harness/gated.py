@@ -58,7 +58,7 @@ class GateSession:
             state.suite.close()
         ordered = sorted(plan.guards, key=lambda guard: not guard.required)
         keys = dict.fromkeys((guard.label, guard.required) for guard in ordered)
-        return [(label if required else f"{label} (advisory)", (label, required)) for label, required in keys]
+        return [(_name(label, required), (label, required)) for label, required in keys]
 
     def verdict(self) -> Finding:
         """The gate's verdict: passed on PROMOTE alone."""
@@ -119,6 +119,12 @@ class GateSession:
     def _loaded(self) -> LoadedConfig:
         loaded = load_gate(self.path)
         return loaded if self._candidate is None else with_candidates(loaded, [self._candidate])[0]
+
+
+def _name(label: str, required: bool) -> str:
+    """A guard's name as a test's: of one line, and with its brackets at the end, where JUnit files expect them."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in label)
+    return shown if required else f"advisory: {shown}"
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """GitHub and GitLab on 127.0.0.1, as far as one comment on a pull or merge request needs them.
 
-    with LoopbackForge() as forge:
-        environment = forge.github()          # what a step of GitHub Actions sees
-        ...
-        assert [comment["body"] for comment in forge.comments] == […]
+with LoopbackForge() as forge:
+    environment = forge.github()          # what a step of GitHub Actions sees
+    ...
+    assert [comment["body"] for comment in forge.comments] == […]
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ PROJECT, NUMBER = 12, 34
 
 @dataclass(slots=True)
 class LoopbackForge:
-    """See the module. `read_only`: writing is refused with 403, as for a fork; `faults` is used up first, one an answer:
-    a status with its headers. `per_page` bounds a page from above, as a server may. `asked` records every request.
+    """See the module. `read_only`: writing is refused with 403, as for a fork. `faults` is used up first, one an
+    answer: a status with its headers. `lose_answers`: so many changes are made, and the connection closed without a
+    word. `asked` records every request.
     """
 
     comments: list[dict[str, Any]] = field(default_factory=list)
@@ -42,11 +43,6 @@ class LoopbackForge:
         """Address without a path."""
         assert self._server is not None
         return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    @property
-    def writes(self) -> list[tuple[str, str]]:
-        """Method and path of every request that would change something."""
-        return [(method, path) for method, path, _ in self.asked if method != "GET"]
 
     def say(self, body: str, user: dict[str, Any]) -> dict[str, Any]:
         """A comment that is there before."""

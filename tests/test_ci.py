@@ -60,7 +60,7 @@ def test_a_gate_without_a_verdict_never_passes(tmp_path: Path, text: str, code: 
 
 
 def test_what_is_no_result_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.*expected a run directory"):
+    with pytest.raises(ConfigError, match=r"nowhere.*expected a run directory"):
         read_outcome(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="no run is named"):
         read_outcome(printed(tmp_path / "other.json", {"verdict": "promote"}))
@@ -143,7 +143,9 @@ def test_the_cache_key_follows_the_baseline_and_the_locks_not_the_candidate(tmp_
 
 
 def test_a_comment_says_which_commit_it_is_about_and_keeps_within_the_limit() -> None:
-    documents = tuple(Document(Verdict(v, ("why",), comparisons()), title=t) for v, t in (("promote", "a"), ("block", "b")))  # type: ignore[arg-type]
+    documents = tuple(
+        Document(Verdict(v, ("why",), comparisons()), title=t) for v, t in (("promote", "a"), ("block", "b"))
+    )  # type: ignore[arg-type]
     job = Job("https://github.example/run/1", "0123456789abcdef")
     for outcome in (Outcome(documents[:1], 0), Outcome(documents, 1), Outcome(documents * 20, 1), Outcome((), 2, "no")):
         text = body(outcome, job, name="mine")
@@ -153,7 +155,9 @@ def test_a_comment_says_which_commit_it_is_about_and_keeps_within_the_limit() ->
         assert "https://github.example/run/1" in text
         assert len(text) <= markdown.GITHUB_LIMIT
     several = body(Outcome(documents, 1), job)
-    assert several.index("## ⛔ BLOCK: 2 candidates") < several.index("## ⛔ BLOCK: b") < several.index("## ✅ PROMOTE: a")
+    assert (
+        several.index("## ⛔ BLOCK: 2 candidates") < several.index("## ⛔ BLOCK: b") < several.index("## ✅ PROMOTE: a")
+    )
     with pytest.raises(ConfigError, match="names no comment"):
         body(Outcome(documents, 1), job, name="-->")
 

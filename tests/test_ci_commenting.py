@@ -82,7 +82,11 @@ def test_a_token_that_may_not_write_is_no_failure(forge: LoopbackForge, discussi
 
 
 def test_a_busy_server_is_asked_again_as_late_as_it_wants(forge: LoopbackForge, discussion: Discussion) -> None:
-    forge.faults = [(503, {}), (429, {"Retry-After": "7"}), (403, {"x-ratelimit-remaining": "0", "retry-after": "9999"})]
+    forge.faults = [
+        (503, {}),
+        (429, {"Retry-After": "7"}),
+        (403, {"x-ratelimit-remaining": "0", "retry-after": "9999"}),
+    ]
     waited: list[float] = []
     assert publish(discussion, TEXT, wait=waited.append) == Written("created")
     assert waited == [1, 7, 60]

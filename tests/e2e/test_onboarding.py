@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.cli import main
 from tests.composite_action import CompositeAction, Ended
 from tests.conftest import TinyModels
 from tests.loopback_forges import BOT, LoopbackForge
@@ -151,7 +152,9 @@ def scripted(folder: Path, *, wrong: bool = False) -> None:
 def test_five_commands_from_a_fresh_clone_to_the_comment(tmp_path: Path, forge: LoopbackForge) -> None:
     remote, clone = tmp_path / "remote.git", tmp_path / "clone"
     shell(f"git init -q --bare -b main {remote} && git clone -q {remote} {clone}", tmp_path)
-    shell("git config user.name T && git config user.email t@example.org && git commit -q --allow-empty -m start", clone)
+    shell(
+        "git config user.name T && git config user.email t@example.org && git commit -q --allow-empty -m start", clone
+    )
     shell("git push -q origin main", clone)
 
     said = shell("harness init --yes --github --set intents", clone)  # 1
@@ -160,7 +163,11 @@ def test_five_commands_from_a_fresh_clone_to_the_comment(tmp_path: Path, forge: 
     shell("git add --all", clone)  # 3
     shell('git commit --quiet --message "Gate the adapter"', clone)  # 4
     shell("git push --quiet origin HEAD:refs/heads/gate", clone)  # 5; it prints where to open the pull request
-    assert said.rstrip().splitlines()[-4:-1] == ["Next:", "  harness golden freeze intents@1", "  harness gate gate.yaml"]
+    assert said.rstrip().splitlines()[-4:-1] == [
+        "Next:",
+        "  harness golden freeze intents@1",
+        "  harness gate gate.yaml",
+    ]
 
     # What GitHub does from here on: check the branch out, and run the workflow that is in it.
     runner = tmp_path / "runner"
@@ -191,23 +198,28 @@ def test_five_commands_from_a_fresh_clone_to_the_comment(tmp_path: Path, forge: 
     assert reviewer["body"].endswith("I like it")
     assert "⛔ BLOCK" in comment["body"]
     assert "⛔ BLOCK" in blocked.summary
-    line = next(n for n, text in enumerate((runner / "gate.yaml").read_text("utf-8").splitlines(), 1) if "- margin" in text)
+    line = next(
+        n for n, text in enumerate((runner / "gate.yaml").read_text("utf-8").splitlines(), 1) if "- margin" in text
+    )
     assert f"::error file=gate.yaml,line={line},title=Regressed%3A intents/exact_match::" in blocked.log
     asked = (runner / "asked-baseline.log").read_text("utf-8").splitlines()
     assert len(asked) == len(set(asked)) == 8
 
 
 def test_what_init_writes_gates_a_model_as_it_is(tmp_path: Path, tiny: TinyModels) -> None:
-    adapter = tiny.adapter(seed=1, scale=0.1)
-    options = f"--yes --no-ci --baseline {tiny.model()} --adapter {adapter}"
-    shell(f"harness init {options} project", tmp_path)
-    shell("harness golden freeze my-task@1", tmp_path / "project")
-    done = subprocess.run(
-        ["harness", "gate", "gate.yaml", "--json"], cwd=tmp_path / "project", capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
-    verdict: dict[str, Any] = json.loads(done.stdout)
-    assert verdict["verdict"] == "promote", done.stderr  # a tiny random model is as wrong as its adapter, on each row
+    models = ("--baseline", str(tiny.model()), "--adapter", str(tiny.adapter(seed=1, scale=0.1)))
+    folder = tmp_path / "project"
+    for arguments in (
+        ("init", str(folder), "--yes", "--no-ci", *models),
+        ("golden", "freeze", "my-task@1", "--root", str(folder / "goldensets")),
+        ("gate", str(folder / "gate.yaml")),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        assert ended.value.code == 0
+    (run,) = (folder / "runs").iterdir()
+    verdict: dict[str, Any] = json.loads((run / "verdict.json").read_text("utf-8"))
+    assert verdict["verdict"] == "promote"  # a tiny random model is as wrong as its adapter, on each row
     assert {c["suite"] for c in verdict["comparisons"]} == {"my-task"}
 
 
