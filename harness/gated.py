@@ -19,6 +19,7 @@ from harness.errors import HarnessError, InfrastructureError, StorageError
 from harness.gate import make_plan, run_gate
 from harness.progress import Silent
 from harness.records import Comparison, Verdict
+from harness.report._text import stripped
 
 Key = tuple[str, bool]
 """A guard's label, and whether it is required."""
@@ -26,7 +27,7 @@ Key = tuple[str, bool]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a test says: its state, the reason in words, and the page with everything else."""
+    """What a test says: its state, the reason in one line, and the page with everything else."""
 
     state: Literal["passed", "skipped", "failed"]
     text: str
@@ -63,7 +64,7 @@ class GateSession:
     def verdict(self) -> Finding:
         """The gate's verdict: passed on PROMOTE alone."""
         verdict, report = self._decided()
-        reasons = "; ".join(verdict.reasons) or words.HEADLINE[verdict.verdict]
+        reasons = stripped("; ".join(verdict.reasons)) or words.HEADLINE[verdict.verdict]
         state: Literal["passed", "failed"] = "passed" if verdict.verdict == "promote" else "failed"
         return Finding(state, f"{verdict.verdict.upper()}: {reasons}", report)
 
@@ -147,7 +148,7 @@ def _finding(comparison: Comparison, verdict: Verdict, report: Path) -> Finding:
     if comparison.outcome == "pass":
         return Finding("passed", text, report)
     if comparison.required:
-        checks = "".join(f"; check {check.name}: {check.detail}" for check in words.failed_checks(verdict))
+        checks = "".join(stripped(f"; check {c.name}: {c.detail}") for c in words.failed_checks(verdict))
         return Finding("failed", f"HOLD: {text}{checks}", report)
     return Finding("skipped", f"advisory, {text}", report)
 
@@ -155,7 +156,7 @@ def _finding(comparison: Comparison, verdict: Verdict, report: Path) -> Finding:
 def _numbers(comparison: Comparison) -> str:
     numbers = f"{words.difference(comparison)} {words.interval(comparison)}".strip()
     reason = f"; {comparison.reason}" if comparison.reason else ""
-    return f"{numbers} ({words.margin(comparison)}), {words.used(comparison)} samples{reason}"
+    return stripped(f"{numbers} ({words.margin(comparison)}), {words.used(comparison)} samples{reason}")
 
 
 def _concern(comparison: Comparison) -> Any:

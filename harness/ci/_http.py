@@ -56,14 +56,17 @@ class Api:
     The token goes to that host alone: only https (or http on the same machine) is spoken, and no redirect is followed.
 
     Raises:
-        ConfigError: `base` is no such address.
+        ConfigError: `base` is no such address, or a header could not be one.
     """
 
     base: str
     headers: Mapping[str, str] = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse an address that would carry the token in the clear."""
+        """Refuse an address that would carry the token in the clear, and a token that is none, without showing it."""
+        for name, value in self.headers.items():
+            if not (value.isascii() and value.isprintable()):
+                raise ConfigError(f"the token for {name} has characters in it that no token has")
         parts = urlsplit(self.base)
         local = parts.scheme == "http" and parts.hostname in _LOOPBACK
         if not (local or (parts.scheme == "https" and parts.hostname)):

@@ -71,7 +71,7 @@ def pull_request(environment: Mapping[str, str], author: str = AUTHOR) -> PullRe
     if not _REPOSITORY.fullmatch(repository):
         raise ConfigError(f"GITHUB_REPOSITORY is {repository!r}, not OWNER/NAME")
     headers = {
-        "Authorization": f"Bearer {_needed(environment, 'GITHUB_TOKEN')}",
+        "Authorization": f"Bearer {_needed(environment, 'GITHUB_TOKEN').strip()}",
         "Accept": "application/vnd.github+json",
         "X-GitHub-Api-Version": "2022-11-28",
     }

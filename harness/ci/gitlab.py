@@ -62,7 +62,7 @@ def merge_request(environment: Mapping[str, str]) -> MergeRequest | None:
     Raises:
         ConfigError: one of them is not what GitLab sets.
     """
-    token = environment.get(TOKEN)
+    token = environment.get(TOKEN, "").strip()
     if not environment.get("CI_MERGE_REQUEST_IID") or not token:
         return None
     project, number = (_whole(environment, name) for name in ("CI_PROJECT_ID", "CI_MERGE_REQUEST_IID"))

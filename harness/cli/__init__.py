@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.cli import judging, starting, sweeping, training
+from harness.cli import ci, judging, starting, sweeping, training
 from harness.cli._terminal import Json, print_json, watching
-from harness.cli.ci import ci
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ app = typer.Typer(
 golden = typer.Typer(help="Freeze golden sets, verify them, start new versions.", no_args_is_help=True)
 app.add_typer(golden, name="golden")
 app.add_typer(judging.judge, name="judge")
-app.add_typer(ci, name="ci")
+app.add_typer(ci.ci, name="ci")
 app.command()(starting.init)
 
 Root = Annotated[Path | None, typer.Option(help="Folder of the golden sets; found from here upwards by default.")]
