@@ -62,47 +62,8 @@ def settle(folder: Path, given: Given, ask: Ask | None) -> Answers:
     server = settled(given.ci, "CI: github, gitlab or none", _server_of(folder))
     hook = None if given.pre_commit is None else ("yes" if given.pre_commit else "no")
     hooked = settled(hook, "A pre-commit hook that verifies the golden sets: yes or no", "no")
-    return Answers(_place(folder, baseline), _place(folder, adapter), names.check_name(name), _ci(server), _yes(hooked))
-
-
-def _line(text: str, answer: str) -> str:
-    answer = answer.strip()
-    if not answer or len(answer) > _LONGEST or not answer.isprintable():
-        raise ConfigError(f"{text}: expected one line of at most {_LONGEST:,} characters, got {answer[:80]!r}")
-    return answer
-
-
-def _place(folder: Path, answer: str) -> str:
-    """A path from here as one from `folder`, where gate.yaml will lie; a hub name, or what is not there, as it is."""
-    path = Path(answer)
-    if path.is_absolute() or not path.exists():
-        return answer
-    try:
-        return path.resolve().relative_to(folder.resolve()).as_posix()
-    except ValueError:
-        return path.resolve().as_posix()
-
-
-def _server_of(folder: Path) -> Ci:
-    """The server that the repository's own files speak of; GitHub where they do not."""
-    if (folder / ".gitlab-ci.yml").exists():
-        return "gitlab"
-    try:
-        remotes = (folder / ".git" / "config").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "github"
-    return "gitlab" if "gitlab" in remotes and "github" not in remotes else "github"
-
-
-def _ci(answer: str) -> Ci:
-    found = next((server for server in _SERVERS if server == answer.lower()), None)
-    if found is None:
-        raise ConfigError(f"{answer!r} is no CI server that harness init writes a job for: {nearest(answer, _SERVERS)}")
-    return found
-
-
-def _yes(answer: str) -> bool:
-    known = {"yes": True, "y": True, "no": False, "n": False}
-    if answer.lower() not in known:
-        raise ConfigError(f"{answer!r} is neither yes nor no")
+    return Answers(
+        _place(folder, baseline), _place(folder, adapter), names.check_name(name), _ci(server), _yes(hooked),
+        _latest(folder / "goldensets" / name),
+    )  # fmt: skip
     return known[answer.lower()]
