@@ -132,6 +132,13 @@ def test_nobody_there_is_unavailable_and_the_message_has_no_token() -> None:
     assert TOKEN not in str(said.value)
 
 
+def test_a_token_that_is_none_is_not_shown(forge: LoopbackForge, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as said:
+        github.pull_request({**forge.github(tmp_path), "GITHUB_TOKEN": "5e\nc"})
+    assert "5e" not in str(said.value)
+    assert github.pull_request({**forge.github(tmp_path), "GITHUB_TOKEN": f"{TOKEN}\n"}) is not None
+
+
 def test_what_is_no_pull_or_merge_request_has_no_discussion(forge: LoopbackForge, tmp_path: Path) -> None:
     assert github.pull_request(forge.github(tmp_path, event={"ref": "refs/heads/main"})) is None
     assert gitlab.merge_request({**forge.gitlab(), "CI_MERGE_REQUEST_IID": ""}) is None

@@ -90,6 +90,21 @@ def test_nothing_that_exists_is_changed(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_set_that_is_there_is_asked_for_in_its_latest_version(tmp_path: Path) -> None:
+    for version in ("2", "10", ".new-x"):
+        (tmp_path / "goldensets" / "tone" / version).mkdir(parents=True)
+    chosen = settle(tmp_path, Given(name="tone"), None)
+    write(tmp_path, drafts(tmp_path, chosen))
+    assert load_gate(tmp_path / "gate.yaml").gate.suites[0].options["set"] == "tone@10"
+
+
+def test_a_folder_inside_of_a_repository_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".git").mkdir()
+    assert f"inside of the repository {tmp_path}" in said(capsys, "init", tmp_path / "sub", "--yes", "--github")[1]
+    assert said(capsys, "init", tmp_path / "other", "--yes", "--no-ci")[1] == ""
+    assert said(capsys, "init", tmp_path, "--yes", "--github")[1] == ""
+
+
 def test_a_second_time_everything_is_kept(tmp_path: Path) -> None:
     first = made(tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in first}

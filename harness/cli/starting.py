@@ -35,7 +35,7 @@ def init(
     What is not given as an option is asked, five questions at most.
     """
     from harness.scaffold.asking import Given, settle
-    from harness.scaffold.writing import drafts, next_commands, write
+    from harness.scaffold.writing import drafts, misplaced, next_commands, write
 
     if not yes and (as_json or not sys.stdin.isatty()):
         raise ConfigError("there is nobody to ask; add --yes to take the defaults for what is not given")
@@ -43,6 +43,13 @@ def init(
     answers = settle(folder, given, None if yes else _ask)
     result = write(folder, drafts(folder, answers))
     commands = next_commands(answers)
+    root = misplaced(folder, answers)
+    if root is not None:
+        typer.echo(
+            f"warning: {folder} lies inside of the repository {root}, where the files of CI and of pre-commit are read: "
+            "move them there, and name the gate.yaml in them by its path from there",
+            err=True,
+        )
     if as_json:
         kept = [{"path": k.path, "otherwise": k.otherwise} for k in result.kept]
         print_json({"written": list(result.written), "kept": kept, "next": list(commands)})

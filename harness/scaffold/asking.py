@@ -37,11 +37,12 @@ class Answers:
     name: str
     ci: Ci
     pre_commit: bool
+    version: str = "1"
 
     @property
     def reference(self) -> str:
-        """The golden set's first version, `name@1`."""
-        return f"{self.name}@1"
+        """The golden set's version, `name@version`: the first, or the latest of a set that is there."""
+        return f"{self.name}@{self.version}"
 
 
 def settle(folder: Path, given: Given, ask: Ask | None) -> Answers:
@@ -66,4 +67,52 @@ def settle(folder: Path, given: Given, ask: Ask | None) -> Answers:
         _place(folder, baseline), _place(folder, adapter), names.check_name(name), _ci(server), _yes(hooked),
         _latest(folder / "goldensets" / name),
     )  # fmt: skip
+
+
+def _line(text: str, answer: str) -> str:
+    answer = answer.strip()
+    if not answer or len(answer) > _LONGEST or not answer.isprintable():
+        raise ConfigError(f"{text}: expected one line of at most {_LONGEST:,} characters, got {answer[:80]!r}")
+    return answer
+
+
+def _place(folder: Path, answer: str) -> str:
+    """A path from here as one from `folder`, where gate.yaml will lie; a hub name, or what is not there, as it is."""
+    path = Path(answer)
+    if path.is_absolute() or not path.exists():
+        return answer
+    try:
+        return path.resolve().relative_to(folder.resolve()).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()
+
+
+def _latest(golden: Path) -> str:
+    """The highest version in the folder of a set; 1 where there is none."""
+    found = [path.name for path in golden.iterdir() if path.is_dir()] if golden.is_dir() else []
+    return max((name for name in found if not name.startswith(".")), key=names.in_order, default="1")
+
+
+def _server_of(folder: Path) -> Ci:
+    """The server that the repository's own files speak of; GitHub where they do not."""
+    if (folder / ".gitlab-ci.yml").exists():
+        return "gitlab"
+    try:
+        remotes = (folder / ".git" / "config").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "github"
+    return "gitlab" if "gitlab" in remotes and "github" not in remotes else "github"
+
+
+def _ci(answer: str) -> Ci:
+    found = next((server for server in _SERVERS if server == answer.lower()), None)
+    if found is None:
+        raise ConfigError(f"{answer!r} is no CI server that harness init writes a job for: {nearest(answer, _SERVERS)}")
+    return found
+
+
+def _yes(answer: str) -> bool:
+    known = {"yes": True, "y": True, "no": False, "n": False}
+    if answer.lower() not in known:
+        raise ConfigError(f"{answer!r} is neither yes nor no")
     return known[answer.lower()]

@@ -52,9 +52,7 @@ def drafts(folder: Path, answers: Answers) -> list[Draft]:
     golden = f"goldensets/{answers.name}"
     if (folder / golden).exists():
         # A card of ours beside rows of theirs would be neither's set.
-        found.append(
-            Draft(golden, "", f"gate.yaml asks for {answers.reference}; harness golden new-version copies a set")
-        )
+        found.append(Draft(golden, "", f"gate.yaml asks for {answers.reference}; name there the metrics of its card"))
     else:
         found += [Draft(f"{golden}/1/{name}", fill(name)) for name in ("card.yaml", "samples.jsonl")]
     return [*found, *_ci(answers, fill), *_git(answers, fill)]
@@ -76,6 +74,13 @@ def write(folder: Path, planned: list[Draft]) -> Written:
         else:
             kept.append(Kept(draft.path, draft.otherwise))
     return Written(tuple(written), tuple(kept))
+
+
+def misplaced(folder: Path, answers: Answers) -> Path | None:
+    """The root of the repository, if that is another folder: CI servers and git read their files there alone."""
+    if (answers.ci == "none" and not answers.pre_commit) or (folder / ".git").exists():
+        return None
+    return next((parent for parent in folder.resolve().parents if (parent / ".git").exists()), None)
 
 
 def next_commands(answers: Answers) -> tuple[str, str, str]:
