@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +213,24 @@ def test_freezing_example_rows_warns_and_freezing_others_does_not(
     said(capsys, "golden", "new-version", "my-task", "--root", root)
     (root / "my-task/2/samples.jsonl").write_text('{"id": "a", "prompt": "p", "target": "t"}\n', "utf-8")
     assert said(capsys, "golden", "freeze", "my-task@2", "--root", root)[1] == ""
+
+
+@pytest.mark.slow
+def test_in_a_terminal_it_asks_five_times_and_enter_takes_the_default(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    os.write(ours, b"\n\nintents\nnone\nyes\n")
+    command = [sys.executable, "-m", "harness", "init"]
+    done = subprocess.run(
+        command, cwd=tmp_path, stdin=theirs, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("]: ") == 5
+    assert (tmp_path / "goldensets" / "intents" / "1" / "card.yaml").is_file()
+    assert (tmp_path / ".pre-commit-config.yaml").is_file()
+    assert not (tmp_path / ".github").exists()
 
 
 # ---------------------------------------------------------------- the CI files themselves

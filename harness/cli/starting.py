@@ -46,8 +46,8 @@ def init(
     root = misplaced(folder, answers)
     if root is not None:
         typer.echo(
-            f"warning: {folder} lies inside of the repository {root}, where the files of CI and of pre-commit are read: "
-            "move them there, and name the gate.yaml in them by its path from there",
+            f"warning: {folder} lies inside of the repository {root}, and only there are the files of CI and of "
+            "pre-commit read: move them there, and name the gate.yaml in them by its path from there",
             err=True,
         )
     if as_json:
