@@ -227,7 +227,7 @@ def test_in_a_terminal_it_asks_five_times_and_enter_takes_the_default(tmp_path: 
     os.close(ours)
     os.close(theirs)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("]: ") == 5
+    assert done.stderr.count("]:") == 5
     assert (tmp_path / "goldensets" / "intents" / "1" / "card.yaml").is_file()
     assert (tmp_path / ".pre-commit-config.yaml").is_file()
     assert not (tmp_path / ".github").exists()

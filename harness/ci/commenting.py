@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ MAX_PAGES = 100
 ATTEMPTS = 4
 LONGEST_WAIT = 60.0
 _FOOTER = 400
+_URL = re.compile(r"https?://[^\s<>()\"]{1,300}")
+_SHA = re.compile(r"[0-9a-f]{40,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,11 @@ class Job:
 
     url: str = ""
     commit: str = ""
+
+    @classmethod
+    def of(cls, url: str, commit: str) -> Job:
+        """The job as the server's variables name it, without what could not stand in a comment as it is."""
+        return cls(url if _URL.fullmatch(url) else "", commit if _SHA.fullmatch(commit) else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,6 @@ AUTHOR = "github-actions[bot]"
 EACH_KIND = 10
 """GitHub shows so many annotations of each kind a step, and drops the others without a word."""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_SHA = re.compile(r"[0-9a-f]{40,64}")
-_SAFE_URL = re.compile(r"https?://[^\s<>()\"]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +82,9 @@ def job(environment: Mapping[str, str], happened: Mapping[str, Any] | None = Non
     pull = (happened or {}).get("pull_request")
     head = pull.get("head") if isinstance(pull, Mapping) else None
     commit = str(head.get("sha")) if isinstance(head, Mapping) else environment.get("GITHUB_SHA", "")
-    parts = (environment.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
-    server, repository, run = parts
+    server, repository, run = (environment.get(f"GITHUB_{n}", "") for n in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
     url = f"{server}/{repository}/actions/runs/{run}" if server and repository and run else ""
-    return Job(url if _SAFE_URL.fullmatch(url) else "", commit if _SHA.fullmatch(commit) else "")
+    return Job.of(url, commit)
 
 
 def event(environment: Mapping[str, str]) -> dict[str, Any]:

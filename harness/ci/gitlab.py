@@ -13,8 +13,6 @@ from harness.errors import ConfigError
 
 TOKEN = "HARNESS_GITLAB_TOKEN"  # noqa: S105 - the name of a variable
 _QUICK_ACTION = re.compile(r"(?m)^([^\S\n]*)/")
-_SHA = re.compile(r"[0-9a-f]{40,64}")
-_SAFE_URL = re.compile(r"https?://[^\s<>()\"]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +70,7 @@ def merge_request(environment: Mapping[str, str]) -> MergeRequest | None:
 
 def job(environment: Mapping[str, str]) -> Job:
     """The job's page and the commit that it checked out."""
-    url, commit = environment.get("CI_JOB_URL", ""), environment.get("CI_COMMIT_SHA", "")
-    return Job(url if _SAFE_URL.fullmatch(url) else "", commit if _SHA.fullmatch(commit) else "")
+    return Job.of(environment.get("CI_JOB_URL", ""), environment.get("CI_COMMIT_SHA", ""))
 
 
 def harmless(body: str) -> str:
