@@ -40,7 +40,7 @@ def prepare(run: Path, *, adapter: Path | None = None, override: Override | None
         raise StorageError(f"{run}: no such run directory")
     _refuse_changed(run)
     manifest, verdict = _decide(run)
-    _refuse_contradiction(run)
+    _refuse_contradiction(run, manifest)
     _refuse_verdict(run, verdict, override)
     files = _files(manifest, adapter)
     return _promotion(run, manifest, verdict, files, override)
@@ -114,10 +114,10 @@ def _refuse_verdict(run: Path, verdict: Verdict, override: Override | None) -> N
 # ---------------------------------------------------------------- the evidence against the journal
 
 
-def _refuse_contradiction(run: Path) -> None:
+def _refuse_contradiction(run: Path, manifest: Mapping[str, Any]) -> None:
     entries = runs.read_entries(run)
     evidence = runs.read_evidence(run / runs.EVIDENCE)
-    problem = next(_contradictions(entries, evidence), None)
+    problem = next(_contradictions(entries, evidence, manifest["suites"]), None)
     if problem is not None:
         raise PromotionError(
             f"{at(run / runs.EVIDENCE)}{problem}; one of the two was changed. Repeat the gate's command"
@@ -126,18 +126,26 @@ def _refuse_contradiction(run: Path) -> None:
         raise PromotionError(problem)
 
 
-def _contradictions(entries: Sequence[runs.Entry], evidence: Sequence[Evidence]) -> Iterator[str]:
-    """What evidence and journal say differently of a sample."""
+def _contradictions(
+    entries: Sequence[runs.Entry], evidence: Sequence[Evidence], suites: Mapping[str, Any]
+) -> Iterator[str]:
+    """What evidence, journal and manifest say differently of the samples."""
     said = {(e.suite, metric, e.sample_id): pair for e in entries for metric, pair in e.scores.items()}
     for table in evidence:
+        name = f"{table.suite}/{table.metric.name}"
+        ids, suite = [pair.sample_id for pair in table.pairs], suites.get(table.suite, {})
+        whole = len(ids) == suite.get("samples")  # a metric need not be about every sample
+        if len(set(ids)) < len(ids) or (whole and content_hash(ids) != suite.get("order")):
+            yield f"{name}: these are not the samples in the order that the manifest committed to"
         for pair in table.pairs:
-            key = table.suite, table.metric.name, pair.sample_id
             sides = (pair.baseline, pair.candidate)
-            journal = said.get(key)
-            if journal is None and sides == (None, None):
-                continue
-            if journal is None or sides != tuple(journal):
-                yield f"{table.suite}/{table.metric.name}: sample {pair.sample_id!r} has other scores in the journal"
+            journal = said.pop((table.suite, table.metric.name, pair.sample_id), None)
+            if sides != ((None, None) if journal is None else tuple(journal)):
+                yield f"{name}: sample {pair.sample_id!r} has other scores in the journal"
+    tables = {(table.suite, table.metric.name) for table in evidence}
+    for suite_name, metric, sample in said:
+        if (suite_name, metric) in tables:
+            yield f"{suite_name}/{metric}: sample {sample!r} of the journal is missing"
 
 
 def _foreign_labels(run: Path, entries: Sequence[runs.Entry]) -> Iterator[str]:
