@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.cli import ci, data, filling, judging, shadow, starting, sweeping, training
+from harness.cli import ci, data, filling, judging, promotion, shadow, starting, sweeping, training
 from harness.cli._terminal import Json, print_json, watching
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
@@ -43,6 +43,8 @@ shadow.shadow.command("import")(filling.import_traces)
 app.add_typer(data.app, name="data")
 app.add_typer(ci.ci, name="ci")
 app.command()(starting.init)
+app.add_typer(promotion.registry, name="registry")
+app.add_typer(promotion.key, name="key")
 
 Root = Annotated[Path | None, typer.Option(help="Folder of the golden sets; found from here upwards by default.")]
 
@@ -114,6 +116,9 @@ def gate(
 
 app.command()(training.train)
 app.command()(sweeping.sweep)
+app.command()(promotion.promote)
+app.command()(promotion.rollback)
+app.command()(promotion.verify)
 app.command()(training.advise)
 
 

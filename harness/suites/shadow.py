@@ -37,7 +37,7 @@ from harness.records import (
 )
 from harness.subjects import Subject
 from harness.suites import Plain, SuiteContext, _replayed
-from harness.suites._frozen import canonical, lock_check, request, training_check
+from harness.suites._frozen import canonical, lock_check, locked, request, training_check
 
 _DEFAULT = ("complied", "finished", "format", "valid_calls", "recorded_calls", "liked")
 
@@ -123,8 +123,8 @@ class ShadowSuite(Plain):
         return [self._score(pair) for pair in answered]
 
     def describe(self) -> dict[str, Any]:
-        """Which set was replayed."""
-        return {"replayed": self._golden.reference}
+        """Which set was replayed, and its entry in the lock."""
+        return {"replayed": self._golden.reference, **locked(self._golden)}
 
     def _first(self, sample: Sample) -> Generate:
         return request(sample, self._golden.card.generation, chat=True)
