@@ -100,6 +100,7 @@ def _items(entry: runs.Entry, comparisons: Sequence[Comparison]) -> Iterator[Ite
             baseline_score=baseline,
             candidate_score=candidate,
             change=change,
+            cluster=entry.cluster,
         )
 
 

@@ -27,11 +27,10 @@ _EXTRA_OF = {
     "evaluate": "eval", "sacrebleu": "eval", "rouge_score": "eval", "jsonschema": "eval", "referencing": "eval",
     "regex": "eval", "safetensors": "eval", "trl": "train", "accelerate": "train", "sklearn": "train",
     "datasketch": "train", "optuna": "train",
-    "bitsandbytes": "qlora", "litellm": "judge", "aiohttp": "judge", "opentelemetry": "traces",
-    "google": "traces", "zstandard": "traces", "starlette": "traces", "uvicorn": "traces", "duckdb": "traces",
-    "fsspec": "traces", "grpc": "traces-grpc",
-    "presidio_analyzer": "presidio", "fi": "future-agi", "mlflow": "mlflow", "wandb": "wandb",
-    "huggingface_hub": "hub",
+    "bitsandbytes": "qlora", "litellm": "judge", "opentelemetry": "traces", "google": "traces",
+    "zstandard": "traces", "starlette": "traces", "uvicorn": "traces", "duckdb": "traces", "fsspec": "traces",
+    "grpc": "traces-grpc", "presidio_analyzer": "presidio", "aiohttp": "judge", "fi": "future-agi",
+    "mlflow": "mlflow", "huggingface_hub": "hub", "wandb": "wandb",
 }  # fmt: skip
 
 

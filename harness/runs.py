@@ -33,7 +33,7 @@ class Entry:
 
     `prompt`, `target` and `tags` are there for the reader, so that a report can be made without the suite. `drift`
     holds one record for each request that both subjects answered greedily, token by token; their tokens themselves
-    stay in the output cache. `details` says by metric how a judge came to its scores.
+    stay in the output cache. `details` says by metric how a judge came to its scores. `cluster` is the sample's.
     """
 
     suite: str
@@ -46,6 +46,7 @@ class Entry:
     scores: Mapping[str, tuple[Score, Score]]
     drift: tuple[AnswerDrift, ...] = ()
     details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cluster: str = ""
 
 
 class RunDirectory:
@@ -277,6 +278,7 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
         "scores": {m: [_score_to_json(s) for s in pair] for m, pair in entry.scores.items()},
         **({"drift": [asdict(d) for d in entry.drift]} if entry.drift else {}),
         **({"details": {m: dict(d) for m, d in entry.details.items()}} if entry.details else {}),
+        **({"cluster": entry.cluster} if entry.cluster else {}),
     }
 
 
@@ -296,6 +298,7 @@ def _entry_from_json(record: Mapping[str, Any]) -> Entry:
         {m: (Score(**b), Score(**c)) for m, (b, c) in record["scores"].items()},
         tuple(AnswerDrift(**d) for d in record.get("drift", ())),
         record.get("details", {}),
+        record.get("cluster", ""),
     )
 
 

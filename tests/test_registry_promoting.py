@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness import runs
 from harness.errors import ConfigError, PromotionError, StorageError
+from harness.records import PairedScore
 from harness.registry import Override
 from harness.registry.promoting import prepare
 from harness.registry.statement import parse_statement
@@ -99,6 +101,33 @@ def test_evidence_that_says_other_than_the_journal_is_refused_however_it_is_seal
     shutil.copy(made["promote"] / runs.EVIDENCE, run / runs.EVIDENCE)
     runs.write_seal(run)
     with pytest.raises(PromotionError, match=r"evidence\.parquet: sums/exact_match: sample 's\d+' has other scores"):
+        prepare(run)
+
+
+@pytest.mark.parametrize(
+    ("forge", "said"),
+    [
+        (lambda pairs: pairs[1:], "of the journal is missing"),
+        (lambda pairs: pairs[::-1], "not the samples in the order"),
+        (lambda pairs: (*pairs, pairs[0]), "not the samples in the order"),
+        (lambda pairs: (*pairs[:-1], replace(pairs[-1], sample_id="invented")), "not the samples in the order"),
+    ],
+)
+def test_samples_that_were_taken_out_turned_round_or_added_are_noticed(
+    run: Path, forge: Callable[[tuple[PairedScore, ...]], tuple[PairedScore, ...]], said: str
+) -> None:
+    (table,) = runs.read_evidence(run / runs.EVIDENCE)
+    runs.write_evidence(run / runs.EVIDENCE, [replace(table, pairs=tuple(forge(table.pairs)))])
+    runs.write_seal(run)
+    with pytest.raises(PromotionError, match=said):
+        prepare(run)
+
+
+def test_a_manifest_that_fits_nothing_is_an_error_and_no_crash(run: Path) -> None:
+    manifest = runs.read_json(run / runs.MANIFEST)
+    runs.write_json(run / runs.MANIFEST, {**manifest, "guards": [{"suite": "other", "metric": "none"}]})
+    runs.write_seal(run)
+    with pytest.raises(PromotionError, match="do not fit each other"):
         prepare(run)
 
 

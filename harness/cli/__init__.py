@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.cli import judging, promotion, sweeping, training
+from harness.cli import ci, data, filling, judging, promotion, shadow, starting, sweeping, training
 from harness.cli._terminal import Json, print_json, watching
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from harness.gate import GateResult
+    from harness.goldens import GoldenSet
     from harness.records import Verdict
     from harness.statistics.power import Plan
 
@@ -37,6 +38,11 @@ app = typer.Typer(
 golden = typer.Typer(help="Freeze golden sets, verify them, start new versions.", no_args_is_help=True)
 app.add_typer(golden, name="golden")
 app.add_typer(judging.judge, name="judge")
+app.add_typer(shadow.shadow, name="shadow")
+shadow.shadow.command("import")(filling.import_traces)
+app.add_typer(data.app, name="data")
+app.add_typer(ci.ci, name="ci")
+app.command()(starting.init)
 app.add_typer(promotion.registry, name="registry")
 app.add_typer(promotion.key, name="key")
 
@@ -241,6 +247,7 @@ def golden_freeze(
     plain, version = names.split(name)
     _require(version is not None, f"{name}: say which version to freeze, for example {plain}@1")
     frozen = store.freeze(folder, plain, version or "")
+    _warn_of_examples(store.load(folder, name))
     return _say(as_json, {"frozen": name, "samples": frozen.samples}, f"{name} is frozen: {frozen.samples} samples")
 
 
@@ -355,6 +362,19 @@ def _say(as_json: bool, document: Any, sentence: str) -> int:
     else:
         typer.echo(sentence)
     return 0
+
+
+def _warn_of_examples(golden: GoldenSet) -> None:
+    """Rows that `harness init` wrote may be frozen, to try things out; what they show is said once, here."""
+    from harness.scaffold import EXAMPLE_TAG
+
+    examples = sum(EXAMPLE_TAG in sample.tags for sample in golden.samples)
+    if examples:
+        typer.echo(
+            f"warning: {examples} of {len(golden.samples)} rows of {golden.reference} are examples of harness init; a "
+            f"verdict on them says nothing about your task. For your own: harness golden new-version {golden.name}",
+            err=True,
+        )
 
 
 def _print_plan(answer: Plan, as_json: bool) -> int:

@@ -1,4 +1,4 @@
-"""The verbs about production traces: receive them, say what there is, and delete from it"""
+"""The verbs about production traces: receive them, say what there is, and delete from it; `replaying` has the others"""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli import replaying
 from harness.cli._terminal import Json, print_json
 
 if TYPE_CHECKING:
     from harness.traces.store import Stats
 
-shadow = typer.Typer(no_args_is_help=True, help="Production traces as evidence: receive, look, delete.")
+shadow = typer.Typer(no_args_is_help=True, help="Production traces as evidence: receive, freeze, replay.")
+shadow.command()(replaying.freeze)
+shadow.command()(replaying.replay)
+shadow.command()(replaying.publish)
 
 Folder = Annotated[Path, typer.Option("--store", help="Folder of the store.")]
 Tenant = Annotated[str | None, typer.Option(help="Only this tenant.")]

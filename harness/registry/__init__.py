@@ -1,12 +1,13 @@
 """The registry: which adapter stands behind `champion`, by which evidence, and what stood there before.
 
-    promoting    a finished run → decided again, held against what it recorded → a `Promotion`
-    statement    what is signed: an in-toto Statement with the test-result predicate
-    dsse, keys   how it is signed: a DSSE envelope, Ed25519 keys
-    ledger       who moved which alias when: appended only, each entry signed and chained to the one before
-    bundle       what is handed on: the adapter's files, and `promotion/` beside them
-    verifying    whether a bundle is what was signed, and whether that is what is wanted
-    wear         how often a frozen set was looked at
+    promoting     a finished run → decided again, held against what it recorded → a `Promotion`
+    statement     what is signed: an in-toto Statement with the test-result predicate
+    dsse, keys    how it is signed: a DSSE envelope, Ed25519 keys; `modelsigning` for OpenSSF's tool besides
+    bundle        what is handed on: the adapter's files, and `promotion/` beside them; `card` for a hub's page
+    chain, ledger who moved which alias when: appended only, each entry signed and chained to the one before
+    verifying     whether a bundle is what was signed, and whether that is what is wanted
+    reference     `registry:champion` in a gate.yaml
+    wear          how often a frozen set was looked at
 
 A backend plugin (`harness.registry.backends`) keeps promotions somewhere: its `build(options)` returns a `Registry`.
 Nothing here loads a model, and nothing here believes a stored verdict.

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness import labelled, runs
 from harness.adapters import promotable
 from harness.config import slug
@@ -21,6 +23,7 @@ from harness.records import Evidence, Verdict, content_hash
 from harness.registry import Override, Promotion
 from harness.registry.dsse import canonical
 from harness.registry.statement import EVIDENCE, LOCK, VERDICT, Material, lock_of, make_statement, sha256
+from harness.statistics.ppi import committed_draws
 
 
 def prepare(run: Path, *, adapter: Path | None = None, override: Override | None = None) -> Promotion:
@@ -40,7 +43,7 @@ def prepare(run: Path, *, adapter: Path | None = None, override: Override | None
         raise StorageError(f"{run}: no such run directory")
     _refuse_changed(run)
     manifest, verdict = _decide(run)
-    _refuse_contradiction(run)
+    _refuse_contradiction(run, manifest)
     _refuse_verdict(run, verdict, override)
     files = _files(manifest, adapter)
     return _promotion(run, manifest, verdict, files, override)
@@ -114,41 +117,64 @@ def _refuse_verdict(run: Path, verdict: Verdict, override: Override | None) -> N
 # ---------------------------------------------------------------- the evidence against the journal
 
 
-def _refuse_contradiction(run: Path) -> None:
+def _refuse_contradiction(run: Path, manifest: Mapping[str, Any]) -> None:
     entries = runs.read_entries(run)
     evidence = runs.read_evidence(run / runs.EVIDENCE)
-    problem = next(_contradictions(entries, evidence), None)
+    problem = next(_contradictions(entries, evidence, manifest["suites"]), None)
     if problem is not None:
         raise PromotionError(
             f"{at(run / runs.EVIDENCE)}{problem}; one of the two was changed. Repeat the gate's command"
         )
-    for problem in _foreign_labels(run, entries):
-        raise PromotionError(problem)
+    try:
+        bent = next(_bent_plans(run, entries, evidence, manifest), None)
+    except ValueError as error:
+        bent = f"{at(run / labelled.FOLDER)}a plan is damaged: {error}"
+    if bent is not None:
+        raise PromotionError(bent)
 
 
-def _contradictions(entries: Sequence[runs.Entry], evidence: Sequence[Evidence]) -> Iterator[str]:
-    """What evidence and journal say differently of a sample."""
+def _contradictions(
+    entries: Sequence[runs.Entry], evidence: Sequence[Evidence], suites: Mapping[str, Any]
+) -> Iterator[str]:
+    """What evidence, journal and manifest say differently of the samples."""
     said = {(e.suite, metric, e.sample_id): pair for e in entries for metric, pair in e.scores.items()}
     for table in evidence:
+        name = f"{table.suite}/{table.metric.name}"
+        ids, suite = [pair.sample_id for pair in table.pairs], suites.get(table.suite, {})
+        whole = len(ids) == suite.get("samples")  # a metric need not be about every sample
+        if len(set(ids)) < len(ids) or (whole and content_hash(ids) != suite.get("order")):
+            yield f"{name}: these are not the samples in the order that the manifest committed to"
         for pair in table.pairs:
-            key = table.suite, table.metric.name, pair.sample_id
             sides = (pair.baseline, pair.candidate)
-            journal = said.get(key)
-            if journal is None and sides == (None, None):
-                continue
-            if journal is None or sides != tuple(journal):
-                yield f"{table.suite}/{table.metric.name}: sample {pair.sample_id!r} has other scores in the journal"
+            journal = said.pop((table.suite, table.metric.name, pair.sample_id), None)
+            if sides != ((None, None) if journal is None else tuple(journal)):
+                yield f"{name}: sample {pair.sample_id!r} has other scores in the journal"
+    tables = {(table.suite, table.metric.name) for table in evidence}
+    for suite_name, metric, sample in said:
+        if (suite_name, metric) in tables:
+            yield f"{suite_name}/{metric}: sample {sample!r} of the journal is missing"
 
 
-def _foreign_labels(run: Path, entries: Sequence[runs.Entry]) -> Iterator[str]:
-    """Plans of labels that are about other outputs than those in the journal."""
+def _bent_plans(
+    run: Path, entries: Sequence[runs.Entry], evidence: Sequence[Evidence], manifest: Mapping[str, Any]
+) -> Iterator[str]:
+    """Plans of labels that are about other outputs than the journal's, or that nobody drew by this run's seed."""
     outputs = {(e.suite, e.sample_id): tuple(_digest(side) for side in (e.baseline, e.candidate)) for e in entries}
-    for (suite, metric), labels in labelled.read_run_labels(run).items():
-        for pair in labels.plan.frame:
-            if outputs.get((suite, pair.sample_id)) != (pair.baseline, pair.candidate):
-                path = labelled.plan_path(run, suite, metric)
-                yield f"{at(path)}sample {pair.sample_id!r} has other outputs in the journal; the plan was changed"
-                break
+    specs = {(table.suite, table.metric.name): table.metric for table in evidence}
+    for key, labels in labelled.read_run_labels(run).items():
+        plan, spec = labels.plan, specs.get(key)
+        where = at(labelled.plan_path(run, *key))
+        for pair in plan.frame:
+            if outputs.get((plan.suite, pair.sample_id)) != (pair.baseline, pair.candidate):
+                yield f"{where}sample {pair.sample_id!r} has other outputs in the journal; the plan was changed"
+        seed = labelled.seed_of(manifest, *key, plan.frame)
+        probabilities = np.array([pair.probability for pair in plan.frame])
+        if plan.seed != seed or plan.draws != tuple(
+            int(place) for place in committed_draws(probabilities, len(plan.draws), seed.encode())
+        ):
+            yield f"{where}its draws are not those of this run's seed; the plan was changed"
+        if spec is None or (plan.higher_is_better, plan.bounds) != (spec.higher_is_better, tuple(spec.bounds)):
+            yield f"{where}its metric is not the evidence's; the plan was changed"
 
 
 def _digest(side: Sequence[Any]) -> str:

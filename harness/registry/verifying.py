@@ -19,7 +19,7 @@ from harness.registry import CHAMPION, ledger, modelsigning
 from harness.registry.bundle import FOLDER, MODEL_SIGNATURE, RECORD
 from harness.registry.dsse import IN_TOTO, MAX_BYTES, payload_of, unseal
 from harness.registry.keys import PublicKey
-from harness.registry.statement import LOCK, PAPERS, VERDICT, parse_statement, sha256
+from harness.registry.statement import PAPERS, VERDICT, parse_statement, sha256
 
 _PROMOTIONS, _ALIASES = "promotions", "aliases"
 _UNREAD = frozenset({"README.md"})
@@ -220,11 +220,6 @@ def _json(raw: bytes, where: str) -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}not JSON: {error}") from error
-
-
-def golden_lock(bundle: Path) -> Path:
-    """The part of LOCK.yaml that a bundle rests on."""
-    return bundle / FOLDER / LOCK
 
 
 def intact(bundle: Path) -> str:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import ConfigError, StorageError
 from harness.redaction import Finder
@@ -42,12 +44,12 @@ __all__ = ["DEFAULT_TENANT", "JournalFull", "Stats", "Store", "StoreOptions", "c
 class StoreOptions:
     """How a store takes things in: bounds of redaction, finders, and when a journal file is handed over.
 
-    Nothing is taken while `most_waiting` bytes wait for the compactor, or when less than `spare` bytes of disk are free.
+    Nothing is taken while `most_waiting` bytes wait for the compactor, or less than `spare` bytes of disk are left.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
     finders: Sequence[Finder] = ()
-    roll_bytes: int = 64 * 2**20
+    roll_bytes: int = 32 * 2**20
     roll_seconds: float = 5.0
     most_waiting: int = 4 * 2**30
     spare: int = 256 * 2**20
@@ -137,22 +139,20 @@ class Store:
         Raises:
             ConfigError: `tenant` is no name.
             JournalFull: there is no room (now).
-            StorageError: the disk failed; nothing of it was kept.
+            StorageError: the disk failed. What was kept before that is left out when it is appended again.
         """
-        spans, logs = tuple(spans), tuple(logs)
-        admission, now = self.admission(tenant), time.time_ns()
-        admitted: list[tuple[Kind, Admitted]] = []
-        if spans:
-            admitted.append(("traces", admission.traces(otlp.encode_traces(spans), now)))
-        if logs:
-            admitted.append(("logs", admission.logs(otlp.encode_logs(logs), now)))
-        rejected: dict[str, int] = {}
-        for _, taken in admitted:
-            rejected.update({r: rejected.get(r, 0) + n for r, n in taken.rejected.items()})
-        records = [record for kind, taken in admitted for record in self.records(tenant, kind, taken, now)]
+        admission, rejected = self.admission(tenant), Counter[str]()
+        for part in _parts(spans):
+            rejected += self._keep(tenant, "traces", admission.traces(otlp.encode_traces(part)))
+        for events in _parts(logs):
+            rejected += self._keep(tenant, "logs", admission.logs(otlp.encode_logs(events)))
+        return rejected
+
+    def _keep(self, tenant: str, kind: Kind, admitted: Admitted) -> Counter[str]:
+        records = self.records(tenant, kind, admitted, time.time_ns())
         if records:
             self.journal.append(*records).result()
-        return rejected
+        return admitted.rejected
 
     def records(self, tenant: str, kind: Kind, admitted: Admitted, now_ns: int) -> list[Record]:
         """What goes to the journal of a request that was admitted."""
@@ -162,7 +162,7 @@ class Store:
         return [*records, Record("counts", tenant, now_ns, json.dumps(counts).encode())] if counts else records
 
     def compact(self, *, wait: bool = True) -> int:
-        """Put what waits in the journal into segments, this process's included; how many journal files that were.
+        """Put what waits in the journal now into segments, this process's included; how many journal files that were.
 
         Without `wait`, nothing is done while another process compacts.
 
@@ -171,9 +171,12 @@ class Store:
         """
         if self._journal is not None:
             self._journal.roll()
-        total = 0
+        total, began = 0, time.time_ns()
         while taken := self._compactor.run(wait=wait):
             total += taken
+            oldest = _journal.oldest_ns(self.root / "journal")
+            if oldest is None or oldest > began:  # a busy receiver hands over new files for as long as one looks
+                break
         _deletion.settle(self.root, self._catalogue, self._segments, self._compactor)
         return total
 
@@ -244,7 +247,7 @@ class Store:
         Raises:
             StorageError: a segment cannot be read.
         """
-        table = self.candidates(tenant, replayable=True, days=days)
+        table = self.candidates(tenant, replayable=True, days=days, columns=_sampling.CHOICE)
         chosen = _sampling.choose(table, n, salt, most_per_session, most_per_user, near)
         return list(self.fetch(table.take(chosen)))
 
@@ -270,8 +273,8 @@ class Store:
         Raises:
             StorageError: the catalogue or a segment cannot be written; the request stands where it was noted.
         """
-        names = {t: Pseudonyms(self._key, t).user(user) for t in ([tenant] if tenant else self.tenants())}
         self.compact()
+        names = {t: Pseudonyms(self._key, t).user(user) for t in ([tenant] if tenant else self.tenants())}
         before = self._rows()
         for name, key in names.items():
             self._catalogue.forget(name, key, time.time_ns())
@@ -296,6 +299,12 @@ class Store:
         table = self.query("SELECT (SELECT count(*) FROM spans) + (SELECT count(*) FROM logs) AS n")
         return int(table["n"][0].as_py())
 
-    def as_json(self) -> dict[str, Any]:
-        """What the store is, without what is in it."""
-        return {"store": str(self.root), "segments": self._segments.root, **asdict(self.options.bounds)}
+
+_Item = TypeVar("_Item", Span, LogEvent)
+_PART = 1000  # records of one request
+
+
+def _parts(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    left = iter(items)
+    while part := list(islice(left, _PART)):
+        yield part
