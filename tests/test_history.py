@@ -391,9 +391,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, report: Any
     assert message in str(done.exception)
 
 
-def test_the_ledger_of_a_registry_is_the_lineage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Any
-) -> None:
+def test_the_ledger_of_a_registry_is_the_lineage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     first, second = (gated(tmp_path / name, seed=seed) for name, seed in (("one", 1), ("two", 2)))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.cli import ci, data, filling, judging, promotion, shadow, starting, sweeping, training
+from harness.cli import ci, data, filling, judging, promotion, reporting, shadow, starting, sweeping, training
 from harness.cli._terminal import Json, print_json, watching
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
@@ -43,6 +43,7 @@ shadow.shadow.command("import")(filling.import_traces)
 app.add_typer(data.app, name="data")
 app.add_typer(ci.ci, name="ci")
 app.command()(starting.init)
+app.command()(reporting.report)
 app.add_typer(promotion.registry, name="registry")
 app.add_typer(promotion.key, name="key")
 
@@ -218,19 +219,6 @@ def demo(
         columns = ("adapter", "verdict", "expected", "new skill", "worst old skill", "training", "gate")
         print_table("What happened", columns, [chapter.row() for chapter in story.chapters])
     return 0 if story.held else HoldError.exit_code
-
-
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    as_json: Json = False,
-) -> int:
-    """Decide a stored run again from its evidence and write its reports anew; needs no model."""
-    from harness.document import read_run, write_reports
-
-    document = read_run(run)
-    written = write_reports(run, document)
-    return _conclude(document.verdict, as_json, run=run, report=written[0])
 
 
 @golden.command("freeze")
