@@ -92,13 +92,15 @@ def _measured(
 def kills(folder: Path, prepared: Sequence[Payload], options: argparse.Namespace) -> dict[str, Any]:
     """SIGKILL under load; what was sent and not acknowledged is sent again, as a client would."""
     store, acknowledged, answers = folder / "store", list[str](), Counter[str]()
+    del prepared
+    sent = list(payloads(options.kills * 300, spans=32, templates=24, seed=3))
     chance = random.Random(7)  # noqa: S311 - when to kill, no secret
-    share = max(1, len(prepared) // max(1, options.kills))
     for number in range(options.kills):
-        part = prepared[number * share : (number + 1) * share]
+        part = sent[number * 300 : (number + 1) * 300]
         receiver = Receiver(store, folder / "serve.py", options.workers)
-        load = Load(receiver.port, [*part, *part], connections=8)  # everything twice: a retry is not a second span
-        threading.Timer(chance.uniform(0.2, 4.0), lambda r=receiver, w=load: (r.kill(), w.stop())).start()
+        # Everything twice: a request that comes again is not a second span.
+        load = Load(receiver.port, [*part, *part], connections=4, retries=True)
+        threading.Timer(chance.uniform(0.5, 4.0), lambda r=receiver, w=load: (r.kill(), w.stop())).start()
         outcome = load.run()
         acknowledged += outcome.acknowledged
         answers += outcome.answers

@@ -8,7 +8,7 @@
     │   └── PluginError                            no such metric, suite, subject …, or its extra is missing
     ├── HoldError                    exit code 3   nothing may be decided on this input
     │   ├── LockError                              a frozen file is not what was frozen
-    │   ├── BudgetError                            what may be spent is spent; with more of it the run goes on
+    │   ├── BudgetError                            what may be spent is spent; the same command goes on
     │   └── AdapterError                           the adapter is unsafe, foreign or inactive
     └── InfrastructureError          exit code 4   the machine failed, not the model
         ├── SubjectError                           a model could not be loaded or asked
@@ -68,7 +68,7 @@ class LockError(HoldError):
 
 
 class BudgetError(HoldError):
-    """What may be spent is spent: nothing more can be asked, and the same command with a larger budget goes on."""
+    """What may be spent is spent: nothing more can be asked, and the same command goes on from there."""
 
 
 class AdapterError(HoldError):

@@ -10,13 +10,12 @@ from operator import add
 from typing import Any
 
 from harness import runs
-from harness.judging.bias import position_bias, verbosity_bias
+from harness.config import ARMS
+from harness.judging.bias import agreement, position_bias, verbosity_bias
 from harness.judging.records import Judgement, Usage
 from harness.judging.suspicion import suspicious
 from harness.records import Check, Output, PairedScore
 from harness.report import JudgeFacts
-
-_ARMS = ("baseline", "candidate")
 
 
 def judge_facts(
@@ -51,6 +50,7 @@ def _facts(
     changes = [_change(entry, metric) for entry in entries]
     known = [change for change in changes if change is not None]
     pairs = [judgement for entry in entries for judgement in _said(entry, metric, "pair")]
+    said_all = pairs or [j for entry in entries for arm in ARMS for j in _said(entry, metric, arm)]
     lengths = [_length(entry.candidate) - _length(entry.baseline) for entry in entries]
     return JudgeFacts(
         suite=suite,
@@ -65,8 +65,9 @@ def _facts(
         usage=asdict(reduce(add, (_usage(entry, metric) for entry in [*entries, *tried]), Usage())),
         position=position_bias(pairs).as_json() if pairs else None,
         verbosity=verbosity_bias(changes, lengths).as_json(),
+        agreement=agreement(said_all, pairwise=bool(pairs)),
         resisted=_resisted(tried),
-        suspicious={arm: sum(_suspicious(getattr(entry, arm)) for entry in entries) for arm in _ARMS},
+        suspicious={arm: sum(_suspicious(getattr(entry, arm)) for entry in entries) for arm in ARMS},
     )
 
 
@@ -85,10 +86,10 @@ def _said(entry: runs.Entry, metric: str, side: str) -> Iterator[Judgement]:
 
 def _silences(entries: Sequence[runs.Entry], metric: str) -> Iterator[str]:
     for entry in entries:
-        for side in ("pair", *_ARMS):
+        for side in ("pair", *ARMS):
             for judgement in _said(entry, metric, side):
                 if judgement.value is None:
-                    yield judgement.failure or "abstained"
+                    yield f"{judgement.failure or 'abstained'} ({side})"
 
 
 def _usage(entry: runs.Entry, metric: str) -> Usage:
@@ -99,7 +100,7 @@ def _usage(entry: runs.Entry, metric: str) -> Usage:
 
 def _resisted(tried: Sequence[runs.Entry]) -> dict[str, tuple[int, int]]:
     rates: dict[str, tuple[int, int]] = {}
-    for index, arm in enumerate(_ARMS):
+    for index, arm in enumerate(ARMS):
         values = [scores[index].value for entry in tried for scores in entry.scores.values()]
         held = [value for value in values if value is not None]
         if held:

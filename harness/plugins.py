@@ -27,9 +27,9 @@ _EXTRA_OF = {
     "evaluate": "eval", "sacrebleu": "eval", "rouge_score": "eval", "jsonschema": "eval", "referencing": "eval",
     "regex": "eval", "safetensors": "eval", "trl": "train", "accelerate": "train", "sklearn": "train",
     "datasketch": "train", "optuna": "train",
-    "bitsandbytes": "qlora", "litellm": "judge", "opentelemetry": "traces",
-    "google": "traces", "zstandard": "traces",
-    "presidio_analyzer": "presidio", "fi": "future-agi",
+    "bitsandbytes": "qlora", "litellm": "judge", "opentelemetry": "traces", "google": "traces",
+    "zstandard": "traces", "starlette": "traces", "uvicorn": "traces", "duckdb": "traces", "fsspec": "traces",
+    "grpc": "traces-grpc", "presidio_analyzer": "presidio", "aiohttp": "judge", "fi": "future-agi",
 }  # fmt: skip
 
 

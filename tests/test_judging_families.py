@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.judging.families import families, warning
+from harness.judging.families import families, models_of, warning
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,12 @@ from harness.judging.families import families, warning
 )
 def test_the_family_is_told_by_the_name(name: str, expected: set[str]) -> None:
     assert families(name) == expected
+
+
+def test_the_models_of_a_jury_are_those_of_its_judges() -> None:
+    jurors = [{"model": "openai/a"}, {"kind": "jury", "judges": [{"model": "b"}, {"model": None}]}]
+    assert models_of({"model": "c", "judges": jurors}) == ["c", "openai/a", "b"]
+    assert models_of({}) == []
 
 
 def test_a_server_that_speaks_openais_api_says_nothing_of_the_family() -> None:

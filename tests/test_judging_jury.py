@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from harness.errors import ConfigError
+from harness.judging.bias import agreement
 from harness.judging.criteria import by_criterion
 from harness.judging.kinds import JudgeContext
-from harness.judging.kinds.jury import Jury, Options, agreement, build
+from harness.judging.kinds.jury import Jury, Options, build
 from harness.judging.records import Case, Judgement, PairCase, Usage
 from harness.records import Sample
 
@@ -160,6 +161,8 @@ def test_no_agreement_is_told_where_no_two_judges_spoke() -> None:
     made, _ = jury([[1, "failed"], ["failed", 2]])
     assert agreement(made.grade(cases(2)), pairwise=False) is None
     assert agreement([Judgement("scored", 1.0)], pairwise=False) is None
+    alike, _ = jury([[1, 1], [1, 1]])
+    assert agreement(alike.grade(cases(2)), pairwise=False) is None
 
 
 def test_a_jury_is_another_judge_by_its_rule_and_its_judges() -> None:

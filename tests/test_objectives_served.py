@@ -309,8 +309,8 @@ class TestLabels:
 
     def test_a_served_judge_labels_conversations(self, server: Server, tmp_path: Path) -> None:
         def reply(messages: Messages) -> str:
-            first = messages[-1]["content"].partition("begin output A")[2].partition("--- end ")[0]
-            return json.dumps({"reason": "r", "better": "A" if "good" in first else "B"})
+            shown = messages[-1]["content"]
+            return json.dumps({"reason": "r", "better": "A" if shown.index("| good") < shown.index("| bad") else "B"})
 
         server.answer = reply
         turns = [{"role": "user", "content": "Question?"}]
@@ -325,8 +325,7 @@ class TestLabels:
 @pytest.mark.slow
 def test_a_judge_can_be_the_reward_of_a_training(server: Server, tiny: TinyModels, tmp_path: Path) -> None:
     def reply(messages: Messages) -> str:
-        answer = messages[-1]["content"].partition("begin output ")[2].partition("--- end output")[0]
-        return json.dumps({"reason": "r", "score": len(answer) % 5})
+        return json.dumps({"reason": "r", "score": len(messages[-1]["content"]) % 5})
 
     server.answer = reply
     made = jobs.objective("grpo", rewards=[{"judge": judged_by(server)}], generations=4, max_new_tokens=6)

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.redaction import measure
+from harness import redaction
 from harness.errors import PluginError
-from harness.redaction import Span, find, presidio, redact
+from harness.redaction import Span, _patterns, find, names_secret, presidio, redact, suspicious
 
 AWS = "AKIA" + "IOSFODNN7EXAMPLE"  # put together, so that scanners of this repository stay calm
 GITHUB = "ghp_" + "aB3" * 12
@@ -186,3 +188,69 @@ def test_presidio_without_its_language_model_is_an_error_and_not_the_end_of_the_
     monkeypatch.setitem(sys.modules, "presidio_analyzer", fake(Engine))
     with pytest.raises(PluginError, match="Presidio does not start"):
         presidio.finder()
+
+
+# ---------------------------------------------------------------- where patterns are tried
+
+
+EVERYTHING = [
+    "a@b.org", "@", ".", ":", "::", "-", " ", "\n", "\\n", '\\"', "x", "0", "/", "é", "İ", "word ", "1.2.3.4",
+    "fe80::1", "4111 1111 1111 1111", "4111111111111111", "+49 30 1234567", "(212) 555-0123", "(030) 901820",
+    "06 12 34 56 78", "DE89370400440532013000", "GB82 WEST 1234 5698 7654 32", "MT84 MALT 0110 0001 2345 MTLC AST0 01S",
+    "123-45-6789",
+    AWS, GITHUB, SLACK, OPENAI, JWT, "password=", "passphrase : ", "Ab1Cd2Ef3", "Bearer ", "Bearer\\n",
+    "Authorization: Basic ", "dXNlcjpwYXNzd29yZA==", "postgres://u:", "AccountKey=" + "a1B+" * 21 + "ab==", "?sig=",
+    "hooks.slack" + ".com/services/T12345678/B1234567890/" + "aB3" * 8, "abc8Q~" + "aB3" * 11, "SG." + "a" * 22 + ".",
+]  # fmt: skip
+
+
+def everywhere(text: str) -> list[Span]:
+    """What `find` finds when every pattern is tried at every character."""
+    taken = redaction._Taken(len(text))
+    for detector in _patterns.DETECTORS:
+        for match in detector.pattern.finditer(text):
+            where = detector.accept(match)
+            if where is not None:
+                taken.add(Span(*where, detector.kind))
+    return sorted(taken.spans)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(EVERYTHING), max_size=8).map("".join))
+def test_looking_only_where_something_may_be_finds_the_same(text: str) -> None:
+    assert find(text) == everywhere(text)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(EVERYTHING), max_size=6).map("".join), min_size=40, max_size=80))
+def test_a_text_with_a_find_is_always_suspicious(texts: list[str]) -> None:
+    chosen = set(suspicious(texts))
+    assert [text for i, text in enumerate(texts) if find(text) and i not in chosen] == []
+
+
+def test_half_a_surrogate_pair_makes_everything_suspicious() -> None:
+    assert suspicious(["clean", "\ud83d"]) == [0, 1]
+
+
+def test_a_field_says_that_its_value_is_a_secret() -> None:
+    assert names_secret("db_password", "hunter2hunter3")
+    assert not names_secret("db_password", "required")
+    assert not names_secret("max_tokens", "10240000")
+    assert not names_secret("name", "hunter2hunter3")
+
+
+def test_what_watch_raises_ends_the_search() -> None:
+    def watch() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        find("a@b.org", watch=watch)
+
+
+def test_nearly_every_labelled_value_is_found_and_nearly_nothing_else() -> None:
+    found = measure()
+    assert sum(found.labelled.values()) >= 300
+    assert found.negatives >= 150
+    assert found.recall >= 0.99, found.missed
+    assert found.precision >= 0.99, found.wrong
+    assert all(found.found[kind] >= 0.9 * n for kind, n in found.labelled.items()), found.missed

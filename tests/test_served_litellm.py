@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ import pytest
 from harness.errors import ConfigError
 from harness.records import Message
 from harness.served import FailureKind, Prices, Question, ServedOptions
-from harness.served._litellm import LitellmWire, listed_prices
+from harness.served._litellm import LitellmWire, listed_prices, prices_beside_litellm
 from harness.served.client import Budget, Client
 from tests.loopback_model import LoopbackModel
 
 pytestmark = pytest.mark.slow  # litellm takes seconds to load
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -109,6 +111,24 @@ def test_prices_are_those_of_the_table_and_unknown_ones_are_none(server: Loopbac
     with Client(options(server, model="openai/gpt-4o-mini")) as client:
         ((_, reply),) = client.ask([question("one two three")])
     assert reply.cost == pytest.approx((3 * 0.15 + 4 * 0.6) / 1e6)
+
+
+def test_prices_beside_litellm_are_those_of_its_table() -> None:
+    for name in ("gpt-4o-mini", "gpt-4o", "o3-mini", "gpt-4.1", "no-such-model"):
+        assert prices_beside_litellm(f"openai/{name}") == listed_prices(f"openai/{name}")
+
+
+def test_a_server_of_ones_own_is_asked_and_priced_without_importing_litellm() -> None:
+    program = (
+        "import sys; from harness.records import Message; from harness.served import Question, ServedOptions; "
+        "from harness.served.client import Client; from tests.loopback_model import LoopbackModel\n"
+        "with LoopbackModel(lambda _: 'yes', model='gpt-4o-mini') as server:\n"
+        "    with Client(ServedOptions(model='openai/gpt-4o-mini', api_base=server.base)) as client:\n"
+        "        ((_, reply),) = client.ask([Question((Message('user', 'Well?'),))])\n"
+        "print(reply.text, reply.cost > 0, 'litellm' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["yes", "True", "False"]
 
 
 def test_a_budget_in_dollars_needs_prices(server: LoopbackModel) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from harness import runs
 from harness.config import load_gate
 from harness.document import read_run
 from harness.errors import ConfigError, DataError, JudgeError
-from harness.gate import GateResult, run_gate
+from harness.gate import GateResult, build_suite, run_gate
 from harness.records import Comparison
 from harness.report import html, markdown
 from tests.judge_project import N, change, gullible, honest, project
@@ -92,6 +94,22 @@ def test_a_judge_that_prefers_a_place_gives_ties_and_its_bias_is_told(tmp_path: 
 
 
 FAULTS = {"429": 0.06, "500": 0.06, "hang": 0.02, "cut": 0.06, "prose": 0.05, "garbage": 0.05}
+
+
+@pytest.mark.parametrize("judge", ["worth", "better"])
+def test_a_jury_decides_by_its_majority_and_its_agreement_is_told(tmp_path: Path, judge: str) -> None:
+    def stubborn(messages: Sequence[Mapping[str, str]]) -> str:
+        verdict = {"score": 3} if judge == "worth" else {"better": "tie"}
+        return json.dumps({"reason": "all alike", **verdict})
+
+    with LoopbackModel(honest) as one, LoopbackModel(honest) as two, LoopbackModel(stubborn) as three:
+        jurors = [{"model": "openai/m", "api_base": s.base, "retries": 0} for s in (one, two, three)]
+        path = project(tmp_path, one.base, worse=range(40), judge=judge, by={"kind": "jury", "judges": jurors})
+        result = gate(path)
+    assert result.verdict.verdict == "block"
+    page = markdown.build(markdown.Options()).render(read_run(result.path))
+    assert re.search(r"Agreement of the jurors.*Krippendorff's α -?0\.\d\d", page)
+    assert f"{judge} 1 · jury" in page
 
 
 def test_faults_in_three_replies_of_ten_turn_no_failure_into_a_score(tmp_path: Path) -> None:
@@ -242,3 +260,36 @@ def test_each_way_in_which_a_judge_suite_can_be_wrong_is_one_clear_error(
     with pytest.raises(error, match=says) as caught:
         gate(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_questions_of_mt_bench_come_from_a_data_set_as_well_as_from_a_file(tmp_path: Path) -> None:
+    rows = [{"prompt_id": q["question_id"], "prompt": q["turns"], "category": q["category"]} for q in QUESTIONS]
+    data = tmp_path / "mt_bench_prompts"
+    data.mkdir()
+    (data / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    shipped = str(Path(__file__).parents[1] / "judges")
+    path = project(tmp_path, "http://127.0.0.1:9/v1", judge="mt-bench", judges=shipped)
+    change(path, suite={"samples": None, "mt_bench": str(data)})
+    suite = build_suite(load_gate(path), 0)
+    assert [s.id for s in suite.samples()] == ["7", "8"]
+    assert suite.samples()[0].data["turns"] == QUESTIONS[0]["turns"]
+
+
+def test_a_data_set_that_is_not_to_be_had_is_one_clear_error(tmp_path: Path) -> None:
+    path = project(tmp_path, "http://127.0.0.1:9/v1")
+    change(path, suite={"samples": None, "mt_bench": "nobody/nothing"})
+    with pytest.raises(ConfigError, match=r"no such file, and 'nobody/nothing' is not to be had from the hub either"):
+        build_suite(load_gate(path), 0)
+
+
+@pytest.mark.data
+@pytest.mark.skipif("HARNESS_DATA" not in os.environ, reason="HARNESS_DATA does not name the benchmark files")
+def test_the_real_questions_of_mt_bench_have_two_turns_and_their_references(tmp_path: Path) -> None:
+    folder = Path(os.environ["HARNESS_DATA"]) / "benchmarks" / "mt_bench"
+    path = project(tmp_path, "http://127.0.0.1:9/v1")
+    section = {"samples": None, "mt_bench": str(folder / "question.jsonl")}
+    change(path, suite={**section, "references": str(folder / "reference_answer_gpt-4.jsonl")})
+    samples = build_suite(load_gate(path), 0).samples()
+    assert (len(samples), {len(s.data["turns"]) for s in samples}) == (80, {2})
+    assert {s.tags[0] for s in samples if s.data["reference"]} == {"math", "reasoning", "coding"}

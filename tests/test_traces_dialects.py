@@ -309,6 +309,15 @@ def test_the_raw_request_of_litellm_is_read_as_literals_and_never_run() -> None:
     assert call.tools == ()
 
 
+def test_a_definition_of_a_tool_that_was_cut_stops_the_call() -> None:
+    functions = {"llm.request.functions.0.name": "f", "llm.request.functions.0.parameters": '{"type": "obj'}
+    indexed = {"llm.request.type": "chat", "gen_ai.prompt.0.content": "Hi", **functions}
+    (call,) = calls(span(indexed)).calls
+    assert call.dialect == "openllmetry"
+    assert call.why_not is not None
+    assert (call.why_not.reason, call.why_not.detail) == ("unreadable", "tools: 1 of 1 definitions")
+
+
 def test_an_unreadable_parameter_is_a_loss_with_its_value() -> None:
     (call,) = calls(span(genai(request__temperature="hot", request__max_tokens=-1, request__seed=True))).calls
     unreadable = {loss.field: loss.detail for loss in call.lost if loss.cause == "unreadable"}

@@ -211,6 +211,18 @@ def test_an_evaluation_without_a_finite_score_or_a_label_is_none() -> None:
     assert call.feedback == (Feedback("x", None, "ok"),)
 
 
+def test_a_flood_of_feedback_is_bounded_and_what_is_about_the_call_comes_first() -> None:
+    def said(name: str) -> SpanEvent:
+        return SpanEvent(
+            "gen_ai.evaluation.result", 1, {"gen_ai.evaluation.name": name, "gen_ai.evaluation.score.value": 1}
+        )
+
+    root = span({}, 1, events=tuple(said(str(n)) for n in range(500)))
+    (call,) = calls(root, span(genai(), 2, 1, events=(said("own"),))).calls
+    assert len(call.feedback) == 100
+    assert call.feedback[0].name == "own"
+
+
 # ---------------------------------------------------------------- what damages a call
 
 
@@ -261,6 +273,21 @@ def test_what_the_provider_holds_or_runs_cannot_be_asked_again() -> None:
     tool = genai(tool__definitions=json.dumps([{"type": "web_search"}]))
     reasons = [call.why_not and call.why_not.reason for call in calls(span(state, 1), span(tool, 2)).calls]
     assert reasons == ["server-state", "server-tools"]
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"type": "server_tool_call", "name": "web_search", "id": "1"}, "server-tools"),
+        ({"type": "file", "file_id": "file-17", "modality": "file"}, "server-state"),
+        ({"type": "hologram"}, "unreadable"),
+        ({"type": "uri", "uri": "https://x.example/a.png", "modality": "image"}, None),
+    ],
+)
+def test_parts_that_no_other_server_could_take_are_obstacles(part: dict[str, Any], reason: str | None) -> None:
+    said = [{"role": "user", "parts": [{"type": "text", "content": "Look"}, part]}]
+    (call,) = calls(span(genai(input__messages=said))).calls
+    assert (call.why_not and call.why_not.reason) == reason
 
 
 def test_counts_add_up_over_a_mixed_batch() -> None:

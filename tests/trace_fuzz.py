@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.traces.records import LogEvent, Span, SpanEvent
@@ -81,13 +81,19 @@ class Fuzz:
         self._random = random.Random(seed)
         self._mark = mark
 
+    def _below(self, bound: int) -> int:
+        return int(self._random.random() * bound)  # five times as fast as randrange
+
+    def _pick(self, options: Sequence[Any]) -> Any:
+        return options[int(self._random.random() * len(options))]
+
     def spans(self) -> list[Span]:
-        """One to four spans of two traces, most of them with the mark."""
-        return [self._span() for _ in range(self._random.randint(1, 4))]
+        """One to three spans of two traces, most of them with the mark."""
+        return [self._span() for _ in range(1 + self._below(3))]
 
     def log_events(self) -> list[LogEvent]:
         """Up to three log events, some of them of these spans."""
-        return [self._log_event() for _ in range(self._random.randint(0, 3))]
+        return [self._log_event() for _ in range(self._below(4))]
 
     def value(self, depth: int = 4) -> Any:
         """Any value that an attribute could hold, and some that it could not."""
@@ -95,44 +101,44 @@ class Fuzz:
         if depth == 0 or pick < 0.45:
             return self._leaf()
         if pick < 0.5:
-            return self._nested(self._random.choice((15, 40, 90)))
+            return self._nested(self._pick((15, 40, 90)))
         if pick < 0.6:
-            return json.dumps(self.value(depth - 1), default=repr)[: self._random.choice((20, 200, 10_000))]
+            return json.dumps(self.value(depth - 1), default=repr)[: self._pick((20, 200, 10_000))]
         if pick < 0.75:
-            return [self.value(depth - 1) for _ in range(self._random.randint(0, 3))]
+            return [self.value(depth - 1) for _ in range(self._below(4))]
         return self._object(depth)
 
     def _leaf(self) -> Any:
         pick = self._random.random()
         if pick < 0.6:
-            return self._random.choice(TEXTS)
+            return self._pick(TEXTS)
         if pick < 0.9:
-            return self._random.choice(NUMBERS)
-        return "".join(chr(self._random.choice((10, 65, 0x2028, 0x1F600, 0xDFFF, 0x663))) for _ in range(5))
+            return self._pick(NUMBERS)
+        return "".join(chr(self._pick((10, 65, 0x2028, 0x1F600, 0xDFFF, 0x663))) for _ in range(5))
 
     def _object(self, depth: int) -> dict[str, Any]:
-        made = {self._random.choice(WORDS): self.value(depth - 1) for _ in range(self._random.randint(0, 5))}
-        return {**made, "type": self._random.choice(KINDS)} if self._random.random() < 0.5 else made
+        made = {self._pick(WORDS): self.value(depth - 1) for _ in range(self._below(6))}
+        return {**made, "type": self._pick(KINDS)} if self._random.random() < 0.5 else made
 
     def _nested(self, depth: int) -> Any:
         value: Any = "x"
         for _ in range(depth):
-            value = {self._random.choice(("content", "parts", "a")): [value]}
+            value = {self._pick(("content", "parts", "a")): [value]}
         return value
 
-    def _attributes(self, most: int = 12) -> dict[str, Any]:
-        return {self._key(): self.value() for _ in range(self._random.randint(0, most))}
+    def _attributes(self, most: int = 8) -> dict[str, Any]:
+        return {self._key(): self.value() for _ in range(self._below(most + 1))}
 
     def _key(self) -> str:
         pick = self._random.random()
         if pick < 0.5:
-            return self._random.choice(KEYS)
-        rest = [self._random.choice(WORDS) for _ in range(self._random.randint(0, 5))]
-        index = self._random.choice(("0", "0", "1", "10", "999999", "-1", "x", "٣", "9" * 50))
-        return ".".join([self._random.choice(PREFIXES), index, *rest])
+            return self._pick(KEYS)
+        rest = [self._pick(WORDS) for _ in range(self._below(6))]
+        index = self._pick(("0", "0", "1", "10", "999999", "-1", "x", "٣", "9" * 50))
+        return ".".join([self._pick(PREFIXES), index, *rest])
 
     def _span(self) -> Span:
-        choose = self._random.choice
+        choose = self._pick
         mark = self._mark if self._random.random() < 0.8 else {}
         events = [SpanEvent(choose(EVENTS), choose(TIMES), self._attributes(4)) for _ in range(choose((0, 1, 3)))]
         return Span(
@@ -152,7 +158,7 @@ class Fuzz:
         )
 
     def _log_event(self) -> LogEvent:
-        choose = self._random.choice
+        choose = self._pick
         return LogEvent(
             trace_id=choose((*TRACES, "")),
             span_id=choose((*IDS, "")),

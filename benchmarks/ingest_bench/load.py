@@ -28,12 +28,16 @@ class Outcome:
 
 
 class Load:
-    """Sends `payloads` over so many connections; `rate` is in requests a second, None: as fast as they are answered."""
+    """Sends `payloads` over so many connections; `rate` is in requests a second, None: as fast as they are answered.
+
+    With `retries` a request that was refused with 503 is sent again until it is taken, as an exporter would.
+    """
 
     def __init__(
-        self, port: int, payloads: Sequence[Payload], *, connections: int = 8, rate: float | None = None
-    ) -> None:
-        self._port, self._payloads, self._rate = port, payloads, rate
+        self, port: int, payloads: Sequence[Payload], *, connections: int = 8, rate: float | None = None,
+        retries: bool = False,
+    ) -> None:  # fmt: skip
+        self._port, self._payloads, self._rate, self._retries = port, payloads, rate, retries
         self._next, self._lock, self._stop = 0, threading.Lock(), threading.Event()
         self._began = 0.0
         self.outcome = Outcome()
@@ -55,19 +59,23 @@ class Load:
 
     def _send(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        headers = {"content-type": "application/x-protobuf", "content-encoding": "gzip"}
         while (turn := self._turn()) is not None:
-            due, payload = turn
-            try:
-                connection.request("POST", "/v1/traces", payload.body, headers)
-                answer = connection.getresponse()
-                answer.read()
-                self._note(str(answer.status), due, payload)
-            except (OSError, http.client.HTTPException) as error:
-                self._note(type(error).__name__, due, payload)
-                connection.close()
-                if self._stop.wait(0.05):
-                    return
+            while self._sent(connection, *turn) == "503" and self._retries and not self._stop.wait(0.05):
+                pass
+
+    def _sent(self, connection: http.client.HTTPConnection, due: float, payload: Payload) -> str:
+        headers = {"content-type": "application/x-protobuf", "content-encoding": "gzip"}
+        try:
+            connection.request("POST", "/v1/traces", payload.body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            said = str(answer.status)
+        except (OSError, http.client.HTTPException) as error:
+            said = type(error).__name__
+            connection.close()
+            self._stop.wait(0.05)
+        self._note(said, due, payload)
+        return said
 
     def _turn(self) -> tuple[float, Payload] | None:
         with self._lock:

@@ -39,7 +39,8 @@ class Receiver:
             start_new_session=True,
         )  # fmt: skip
         assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline().rsplit(":", 1)[1])
+        with self._process.stdout as said:
+            self.port = int(said.readline().rsplit(":", 1)[1])
         self.usage = Usage()
         self._watching = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.cli import judging, sweeping, training
+from harness.cli import data, judging, shadow, sweeping, training
 from harness.cli._terminal import Json, print_json, watching
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
@@ -37,6 +37,8 @@ app = typer.Typer(
 golden = typer.Typer(help="Freeze golden sets, verify them, start new versions.", no_args_is_help=True)
 app.add_typer(golden, name="golden")
 app.add_typer(judging.judge, name="judge")
+app.add_typer(shadow.shadow, name="shadow")
+app.add_typer(data.app, name="data")
 
 Root = Annotated[Path | None, typer.Option(help="Folder of the golden sets; found from here upwards by default.")]
 

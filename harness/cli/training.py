@@ -66,8 +66,11 @@ def advise(
     shots: Annotated[int, typer.Option(min=0, help="Examples in a prompt at most.")] = 8,
     trials: Annotated[int, typer.Option(min=0, help="Choices of examples to try.")] = 16,
     gepa: Annotated[int | None, typer.Option(min=1, help="Also evolve instructions: answers GEPA may ask for.")] = None,
+    mipro: Annotated[
+        int | None, typer.Option(min=1, help="Also search with DSPy's MIPROv2: trials it may make.")
+    ] = None,
     reflection: Annotated[
-        str | None, typer.Option(help="Model that rewrites for GEPA; the baseline by default.")
+        str | None, typer.Option(help="Model that writes instructions; for GEPA the baseline by default.")
     ] = None,
     prompt_out: Annotated[Path | None, typer.Option(help="Where the prompt is written.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
@@ -86,7 +89,8 @@ def advise(
     else:
         search = {
             "candidates": candidates, "suite": suite, "instructions": tuple(instruction or ()), "shots": shots,
-            "trials": trials, "seed": seed, "prompt_out": prompt_out, "gepa": gepa, "reflection": reflection,
+            "trials": trials, "seed": seed, "prompt_out": prompt_out, "gepa": gepa, "mipro": mipro,
+            "reflection": reflection,
         }  # fmt: skip
         with watching() as observer:
             said = command.try_prompts(try_prompts, search, observer, out)

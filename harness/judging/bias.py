@@ -1,4 +1,4 @@
-"""Position and verbosity bias of a judge, measured from its judgements alone, on every run
+"""How far a judge can be trusted, by its judgements alone: position and verbosity bias, and the agreement of a jury
 
 Position bias: how often a judge prefers whichever answer comes first (Zheng et al. 2023, section 3.3). Every pair is
 judged in both orders; of a judge that reads the answers alone each pair gives one vote for each place. Verbosity bias:
@@ -13,7 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+import numpy as np
+
 from harness.judging.records import Judgement
+from harness.statistics.agreement import krippendorff_alpha
 from harness.statistics.proportions import proportion_lower_bound
 
 Interval = tuple[float, float]
@@ -97,6 +100,27 @@ def verbosity_bias(differences: Sequence[float | None], lengths: Sequence[int]) 
         len(both), correlation, _around(correlation, len(both)), len(decided), longer,
         longer / len(decided) if decided else None, binomial_interval(longer, len(decided)),
     )  # fmt: skip
+
+
+def agreement(judgements: Sequence[Judgement], *, pairwise: bool) -> float | None:
+    """Krippendorff's α of a jury's jurors over its judgements: ordinal for a pair, interval for levels of a scale.
+
+    A juror that gave no value has no rating. None where no two jurors rated the same case, or where nothing varied
+    at all, so that chance agreement cannot be told. Where the last judge was asked only on disagreement its
+    ratings are of the hard cases, and α of all jurors is lower than it would be on every case.
+    """
+    rows = [judgement.details["jurors"] for judgement in judgements if "jurors" in judgement.details]
+    if not rows:
+        return None
+    ratings = np.full((max(map(len, rows)), len(rows)), np.nan)
+    for case, jurors in enumerate(rows):
+        for rater, juror in enumerate(jurors):
+            if juror["value"] is not None:
+                ratings[rater, case] = juror["value"]
+    rated = ratings[:, np.isfinite(ratings).sum(axis=0) >= 2]
+    if len(np.unique(rated[np.isfinite(rated)])) < 2:
+        return None
+    return float(krippendorff_alpha(rated, level="ordinal" if pairwise else "interval"))
 
 
 def binomial_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Interval | None:

@@ -60,6 +60,13 @@ def families(name: str, folder: Path | None = None) -> frozenset[str]:
     return frozenset(found)
 
 
+def models_of(description: Mapping[str, Any]) -> list[str]:
+    """The models that a judge's own description names: its own, and those of a jury's judges."""
+    own = description.get("model")
+    jurors = [name for juror in description.get("judges", ()) for name in models_of(juror)]
+    return [*([own] if isinstance(own, str) else []), *jurors]
+
+
 def warning(judge: str, candidate: str, folder: Path | None = None) -> str | None:
     """A sentence where both models are of one family, else None."""
     shared = sorted(families(judge, folder) & families(candidate, folder))

@@ -34,6 +34,6 @@ def refuse_silence(name: str, judgements: Sequence[Judgement]) -> None:
     if refused or mute or len(passing) > max(1.0, _MOST_PASSING * len(judgements)):
         without = refused or mute or passing
         raise JudgeError(
-            f"judge {name}: {len(without)} of {len(judgements)} judgements could not be had ({without[0].reason}). What "
-            "it has said is remembered; mend that and repeat the command to go on."
+            f"judge {name}: {len(without)} of {len(judgements)} judgements could not be had ({without[0].reason}). "
+            "What it has said is remembered; mend that and repeat the command to go on."
         )

@@ -21,6 +21,9 @@ NOTES = (
 )
 
 
+_TOLERABLE = 2 / 3  # Krippendorff 2004, p. 241: below it not even tentative conclusions
+
+
 @dataclass(frozen=True, slots=True)
 class JudgeFacts:
     """One judge suite of a run.
@@ -42,6 +45,7 @@ class JudgeFacts:
     usage: Mapping[str, Any]
     position: Mapping[str, Any] | None = None
     verbosity: Mapping[str, Any] | None = None
+    agreement: float | None = None
     resisted: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     suspicious: Mapping[str, int] = field(default_factory=dict)
 
@@ -76,6 +80,8 @@ def _lines(judge: JudgeFacts) -> Iterator[tuple[str, str, bool]]:
         yield "Position bias", _position(judge.position), _leans(judge.position)
     if judge.verbosity and judge.verbosity.get("decided"):
         yield "Longer answer wins", _verbosity(judge.verbosity), False
+    if judge.agreement is not None:
+        yield "Agreement of the jurors", f"Krippendorff's α {judge.agreement:.2f}", judge.agreement < _TOLERABLE
     if judge.resisted:
         yield "Canaries resisted", _canaries(judge.resisted), _unequal(judge.resisted)
     if any(judge.suspicious.values()):

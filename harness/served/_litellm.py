@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import json
 import logging
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, PluginError
@@ -15,6 +19,9 @@ from harness.served._payload import content, parameters
 
 _MINE = {"num_retries": 0, "max_retries": 0, "drop_params": False, "caching": False, "no-log": True}
 """What is ours to do: litellm tries nothing twice, leaves nothing out, remembers nothing and logs nothing."""
+
+_TABLE = "model_prices_and_context_window_backup.json"
+"""litellm's table as it comes with the package; a test notices when a version has it elsewhere."""
 
 
 @functools.cache
@@ -45,12 +52,38 @@ def listed_prices(model: str) -> Prices | None:
         raise
     except Exception:  # litellm raises several types for a model that it does not know
         return None
-    entry = litellm().model_cost.get(key, {})
+    return _prices(litellm().model_cost.get(key, {}))
+
+
+def prices_beside_litellm(model: str) -> Prices | None:
+    """The same from the file of litellm's table alone; importing litellm takes seconds, and asks for nothing else here.
+
+    Only for a model of OpenAI's API, whose name in the table is its own or that behind `openai/`.
+    """
+    table = _table()
+    name = model.partition("/")[2]
+    return _prices(table.get(model) or table.get(name) or {})
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    package = importlib.util.find_spec("litellm")
+    places = package.submodule_search_locations if package is not None else None
+    for place in places or ():
+        try:
+            found = json.loads((Path(place) / _TABLE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _prices(entry: Mapping[str, Any]) -> Prices | None:
     both = [entry.get(name) for name in ("input_cost_per_token", "output_cost_per_token")]
     # An absent price is unknown; get_model_info itself would say 0 for it.
     if not all(isinstance(price, (int, float)) and price >= 0 for price in both):
         return None
-    return Prices(input=1e6 * both[0], output=1e6 * both[1])
+    return Prices(input=1e6 * float(both[0] or 0), output=1e6 * float(both[1] or 0))
 
 
 def require_known(model: str, *, key_given: bool) -> None:

@@ -55,7 +55,7 @@ class OpenAIWire:
         """
         path = "/completions" if question.raw else "/chat/completions"
         body = {"model": self._model, **content(question), **parameters(question, schema=schema)}
-        return await self._exchange("POST", path, json.dumps(body).encode())
+        return await self._exchange("POST", path, json.dumps(body).encode(), self._headers)
 
     async def models(self) -> Any:
         """What the server lists at /models.
@@ -63,7 +63,9 @@ class OpenAIWire:
         Raises:
             Problem: it lists nothing.
         """
-        return await self._exchange("GET", "/models", None, self._aiohttp.ClientTimeout(total=_MODELS))
+        # On a connection of its own: some servers fail at this, and close the connection under the next request.
+        own = {**self._headers, "Connection": "close"}
+        return await self._exchange("GET", "/models", None, own, self._aiohttp.ClientTimeout(total=_MODELS))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -71,10 +73,12 @@ class OpenAIWire:
             await self._session.close()
             self._session = None
 
-    async def _exchange(self, method: str, path: str, body: bytes | None, timeout: Any = None) -> Any:
+    async def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout: Any = None
+    ) -> Any:
         try:
             async with self._open().request(
-                method, self._base + path, data=body, headers=self._headers, allow_redirects=False, timeout=timeout
+                method, self._base + path, data=body, headers=headers, allow_redirects=False, timeout=timeout
             ) as response:
                 return _decoded(response.status, await _bounded(response.content), response.headers)
         except self._aiohttp.ClientPayloadError as error:

@@ -24,7 +24,7 @@ from harness.records import content_hash
 from harness.served import Prices, Question, Reply, ServedOptions, _endpoints, _loop
 from harness.served._asking import Asker, Tally, Wire
 from harness.served._failures import Mask, Problem
-from harness.served._litellm import LitellmWire, listed_prices
+from harness.served._litellm import LitellmWire, listed_prices, prices_beside_litellm
 from harness.served._openai import OpenAIWire
 from harness.served._store import ReplyStore
 from harness.served.budget import Budget, Spending
@@ -167,7 +167,8 @@ class Client:
 
     @functools.cached_property
     def _prices(self) -> Prices | None:
-        return self.options.prices or listed_prices(self.options.model)
+        known = prices_beside_litellm if isinstance(self._wire, OpenAIWire) else listed_prices
+        return self.options.prices or known(self.options.model)
 
     def _opened(self) -> Asker:
         with self._starting:

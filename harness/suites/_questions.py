@@ -135,8 +135,8 @@ def _question(where: str, row: Mapping[str, Any], better: Mapping[str, Sequence[
         raise DataError(f"{where}a question needs question_id and turns, a list of texts")
     key = str(identifier)
     references = better.get(key) or row.get("reference") or []
-    if not _texts(references):
-        raise DataError(f"{where}question {key!r}: reference must be a list of texts, one a turn")
+    if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
+        raise DataError(f"{where}question {key!r}: reference must be a list of texts, one a turn, or empty for none")
     tags = (str(row["category"]),) if row.get("category") else ()
     return Sample(key, asks[0], tags=tags, data={"turns": list(asks), "reference": list(references)})
 
@@ -149,7 +149,7 @@ def _references(path: Path) -> dict[str, Sequence[str]]:
             key = str(row["question_id"])
         except (KeyError, IndexError, TypeError) as error:
             raise DataError(f"{where}a reference needs question_id and choices[0].turns") from error
-        if not _texts(said):
+        if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
             raise DataError(f"{where}choices[0].turns must be a list of texts")
         found[key] = said
     return found

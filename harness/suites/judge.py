@@ -6,7 +6,7 @@ for a tie or where the orders disagree. Where both subjects said the same nothin
 
 What a judge could not say is a failed score, or an abstained one, and takes the pair out. Where the judge cannot be
 asked at all (its server is down, its key refused) the chunk is left out of the journal, so that the same command asks
-again; where the budget is spent the verdict is HOLD, and a larger budget goes on.
+again; where the budget is spent the verdict is HOLD, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness import assets
 from harness.goldens import Generation
 from harness.judging.building import JudgeSection, build_judge
 from harness.judging.calibration import look_up_standing
-from harness.judging.families import warning
+from harness.judging.families import models_of, warning
 from harness.judging.kinds import JudgeContext, remarks
 from harness.judging.records import Case, Judge, Judgement, PairCase, Usage
 from harness.judging.rubric import Rubric, load_rubric, require
@@ -49,7 +49,7 @@ _SHOWN = 600  # characters of a judge's reason that the journal keeps
 
 
 class Spending(BaseModel):
-    """What a suite's judge may use, over all runs that share its memory of judgements."""
+    """What a suite's judge may use in one command; what is remembered from before costs nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -139,8 +139,8 @@ class JudgeSuite(Plain):
     def describe(self) -> dict[str, Any]:
         """Who judges by what, and a family that it shares. Not its calibration, which may come after the run."""
         judge = self.judge.describe()
-        alike = (warning(str(judge.get("model", "")), name, self._context.folder) for name in self._context.candidates)
-        said = next(filter(None, alike), "")
+        pairs = ((model, name) for model in models_of(judge) for name in self._context.candidates)
+        said = next(filter(None, (warning(*pair, self._context.folder) for pair in pairs)), "")
         return {"judge": judge, "asked": self.questions.reference, **({"warning": said} if said else {})}
 
     def remarks(self) -> Sequence[str]:

@@ -105,6 +105,16 @@ def read_content(reading: Reading, field: str, value: Any, role: str) -> list[Ch
     return found
 
 
+def read_tools(reading: Reading, definitions: Any) -> None:
+    """Tools of a list, unless some are known already; one that makes no sense is a loss."""
+    listed = definitions if isinstance(definitions, list) else [definitions] if definitions else []
+    if reading.tools or not listed:
+        return
+    reading.tools = tools(listed)
+    if len(reading.tools) < len(listed):
+        reading.lose("tools", "unreadable", f"{len(listed) - len(reading.tools)} of {len(listed)} definitions")
+
+
 def read_outputs(reading: Reading, value: Any) -> None:
     """Output messages, with the reason for which each of them ended."""
     reading.outputs = read_content(reading, "outputs", value, "assistant")
@@ -190,7 +200,7 @@ def _definitions(value: Any, reading: Reading) -> None:
     except ValueError as error:
         reading.lose("tools", "unreadable", str(error)[:200])
     else:
-        reading.tools = tools(held)
+        read_tools(reading, held)
 
 
 def _instructions(attributes: Mapping[str, Any], reading: Reading) -> None:

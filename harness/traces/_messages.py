@@ -100,9 +100,9 @@ class _Holder:
     def _part(self, raw: Mapping[str, Any]) -> None:
         raw = _unwrapped(raw)
         kind = text(raw, "type")
-        if kind in _CALL:
-            self._call(raw)
-        elif kind in _RESULT:
+        if kind in _CALL and self._call(raw):
+            return
+        if kind in _RESULT:
             self.results.append(_result(raw))
         elif kind in _TEXT or (not kind and text(raw, "text", "content")):
             self._text(raw)
@@ -117,9 +117,9 @@ class _Holder:
             held = held.get("value", held)
         self.take(held if isinstance(held, str) else canonical_json(held))
 
-    def _call(self, raw: Any) -> None:
+    def _call(self, raw: Any) -> bool:
         if not isinstance(raw, Mapping):
-            return
+            return False
         raw = _unwrapped(raw)
         function = raw.get("function")
         inner = function if isinstance(function, Mapping) else raw
@@ -127,6 +127,7 @@ class _Holder:
         arguments = next((inner[k] for k in ("arguments", "input", "args") if inner.get(k) is not None), "{}")
         if name:
             self.calls.append(ToolCall(name, _arguments(arguments), text(raw, "call_id", "id", "tool_call_id")))
+        return bool(name)
 
 
 def _arguments(value: Any) -> str:
@@ -194,7 +195,10 @@ def _inline(raw: Mapping[str, Any], mime: str) -> str:
 
 
 def tools(value: Any) -> list[Tool]:
-    """Tools of a list or of one object, in the shapes of OpenAI (both), Anthropic, OpenInference and OTel."""
+    """Tools of a list or of one object, in the shapes of OpenAI (both), Anthropic, OpenInference and OTel.
+
+    A tool that makes no sense is left out, so that fewer come back than were given.
+    """
     listed = value if isinstance(value, list) else [value]
     return [made for item in listed if (made := _tool(structured_or_none(item)))]
 
@@ -210,6 +214,8 @@ def _tool(raw: Any) -> Tool | None:
     function = raw.get("function")
     inner = function if isinstance(function, Mapping) else raw
     parameters = _schema(inner)
+    if parameters is None:
+        return None
     if not text(inner, "name"):
         return Tool(kind, kind=kind) if kind != "function" else None
     if kind != "function" and parameters and kind in ("custom", "tool"):
@@ -217,9 +223,8 @@ def _tool(raw: Any) -> Tool | None:
     return Tool(text(inner, "name"), text(inner, "description"), parameters, kind, as_flag(inner.get("strict")))
 
 
-def _schema(function: Mapping[str, Any]) -> Mapping[str, Any]:
-    for key in ("parameters", "input_schema", "inputSchema"):
-        value = structured_or_none(function.get(key))
-        if isinstance(value, Mapping):
-            return dict(value)
-    return {}
+def _schema(function: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The schema of a tool's arguments: empty where there is none, None where it is there and makes no sense."""
+    given: Any = next((function[k] for k in ("parameters", "input_schema", "inputSchema") if function.get(k)), {})
+    value = structured_or_none(given)
+    return dict(value) if isinstance(value, Mapping) else None

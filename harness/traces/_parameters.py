@@ -11,7 +11,8 @@ from harness.traces.records import PARAMETERS, Parameters
 
 _NO_PARAMETER = frozenset({
     "model", "messages", "input", "prompt", "system", "instructions", "contents", "tools", "functions", "metadata",
-    "user", "stream_options", "extra_headers", "extra_body", "api_key", "timeout",
+    "user", "stream_options", "extra_headers", "extra_body", "api_key", "timeout", "safety_identifier",
+    "prompt_cache_key",
 })  # fmt: skip
 """What stands among the parameters of a request and is none, or says nothing about the answer."""
 
@@ -20,6 +21,8 @@ def parameters(given: Mapping[str, Any], reading: Reading) -> Parameters:
     """The parameters in a request; what is there and cannot be read is a loss, and unknown ones are kept as `other`."""
     read: dict[str, Any] = {}
     other: dict[str, Any] = {}
+    beside = given.get("extra_body")  # how OpenAI's client passes on what only some servers know
+    given = {**beside, **given} if isinstance(beside, Mapping) else given
     for key, value in given.items():
         if value is None or key in _NO_PARAMETER:
             continue

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from harness.traces._reading import Reading
 from harness.traces.dialects import Dialect
-from harness.traces.records import ChatMessage, Loss, Obstacle, Span, WhyNot
+from harness.traces.records import ChatMessage, Loss, Obstacle, Part, Span, WhyNot
 
 HIDDEN = frozenset({"__REDACTED__", "redacted-by-litellm", "<redacted>", "[REDACTED]"})
 """Texts that instrumentations write in place of what was to stay hidden."""
@@ -22,6 +22,7 @@ _LIMITS = frozenset({
     131072,
 })  # fmt: skip
 _LONG = 200
+_PROVIDERS_OWN = ("server_tool", "web_search", "file_search", "code_interpreter", "mcp_", "computer_call")
 _SAYS_SO = re.compile(r"[\[(<…] ?truncated\b|\.\.\. ?truncated|…\[\d+ more\]", re.IGNORECASE)
 
 _SETTINGS: Mapping[Obstacle, str] = {
@@ -78,12 +79,24 @@ def _obstacles(reading: Reading) -> Iterator[tuple[Obstacle, str]]:
             yield loss.cause, f"{loss.field}: {loss.detail}"
     if not any(m.parts or m.tool_calls for m in reading.messages):
         yield "no-content", "no message was recorded"
+    yield from _unsendable(p for m in reading.messages for p in m.parts)
     if any(key in reading.parameters.other for key in ("previous_response_id", "conversation")):
         yield "server-state", "the request continues a conversation that the provider holds"
     if foreign := sorted({t.kind for t in reading.tools if t.kind != "function"}):
         yield "server-tools", f"the provider runs {', '.join(foreign)[:200]}"
     if not reading.tools and (used := _tools_used(reading)):
         yield "tools-missing", f"{used} was called, and no tool is defined"
+
+
+def _unsendable(parts: Iterable[Part]) -> Iterator[tuple[Obstacle, str]]:
+    """Parts that no other server would understand: what the provider itself did, or keeps in its own store."""
+    for part in parts:
+        if part.kind == "other" and any(word in part.text[:200] for word in _PROVIDERS_OWN):
+            yield "server-tools", "a message holds the work of a tool that the provider runs"
+        elif part.kind == "other":
+            yield "unreadable", f"messages: a part of unknown kind, {part.text[:80]}"
+        elif part.reference and not part.reference.startswith(("http://", "https://", "data:")):
+            yield "server-state", "a message points to a file that the provider holds"
 
 
 def _tools_used(reading: Reading) -> str:

@@ -14,12 +14,18 @@ from typing import Any
 
 from harness.errors import TraceError
 from harness.redaction import Finder
+from harness.traces._wire import Malformed, count_records
 from harness.traces.redaction import Bounds, Pseudonyms, Redactor
 
+MOST_RECORDS = 2**16  # of a request
 DAY_NS = 86_400 * 10**9
 _AHEAD_NS = 3600 * 10**9  # clocks differ; more than an hour is no difference between clocks
 _BEHIND_NS = 3660 * DAY_NS  # ten years
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
+
+
+class TooMany(TraceError):
+    """A request holds more records than are taken at once."""
 
 
 @dataclass(slots=True)
@@ -50,7 +56,7 @@ class Admission:
         """Admit an ExportTraceServiceRequest.
 
         Raises:
-            TraceError: `body` is no such message.
+            TraceError: `body` is no such message, or (TooMany) holds more than 65,536 records.
         """
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -69,7 +75,7 @@ class Admission:
         """Admit an ExportLogsServiceRequest.
 
         Raises:
-            TraceError: `body` is no such message.
+            TraceError: `body` is no such message, or (TooMany) holds more than 65,536 records.
         """
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
@@ -89,8 +95,10 @@ def _parsed(message: Any, body: bytes) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
+        if count_records(body, MOST_RECORDS) > MOST_RECORDS:
+            raise TooMany(f"more than {MOST_RECORDS} records in one request; send smaller batches")
         message.ParseFromString(body)
-    except DecodeError as error:
+    except (DecodeError, Malformed) as error:
         raise TraceError(f"no {type(message).__name__} in protobuf: {error}") from error
     return message
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain, islice
 from typing import Any
 
 from harness import plugins
@@ -22,6 +23,7 @@ from harness.traces.records import PARAMETERS, Call, Failure, Feedback, LogEvent
 EVALUATION = "gen_ai.evaluation.result"
 SOURCE = "harness.feedback.source"
 _LONGEST_MESSAGE = 2000
+_MOST_FEEDBACK = 100  # of one call
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +91,12 @@ def normalise(
         trace = Trace(members, events)
         found = [read for span in trace.spans if (read := _read(span, trace))]
         united = unite(found, trace)
-        calls += [_completed(call, own, trace, tenant, pseudonym, answers) for call, own in united]
+        whole = _Whole(trace, tenant, pseudonym, answers)
+        calls += [whole.completed(call, own) for call, own in united]
         reads += sum(len(own) for _, own in united)
         loose += len(events) if not members else len(trace.loose_events)
     united_calls = unite_traces(calls)
     return Normalised(tuple(united_calls), _counted(united_calls, total, reads, loose))
-
-
-def read_span(span: Span, trace: Trace) -> Call | None:
-    """The call that one span stands for, by the dialect that is surest of it; None where it stands for none."""
-    found = _read(span, trace)
-    return found.call if found else None
 
 
 def _read(span: Span, trace: Trace) -> Read | None:
@@ -155,37 +152,47 @@ def _failure(span: Span, trace: Trace) -> Failure | None:
 # ---------------------------------------------------------------- what only the whole trace shows
 
 
-def _completed(
-    call: Call,
-    spans: Sequence[Span],
-    trace: Trace,
-    tenant: str,
-    pseudonym: Pseudonym,
-    answers: Mapping[str, Sequence[Feedback]],
-) -> Call:
-    run_id, source = _identity.run_id(spans[0], spans[1:], trace)
-    user = _identity.user(spans, trace)
-    said = [f for span in spans for f in _feedback(span, trace)]
-    own = {span.span_id for span in spans}
-    above = [span for span in trace.ancestors(spans[0]) if span.span_id not in own]
-    said += [replace(f, about="trace") for span in above for f in _feedback(span, trace)]
-    said += answers.get(call.response_id, ()) if call.response_id else ()
-    return replace(
-        call,
-        run_id=run_id,
-        run_id_source=source,
-        tenant=tenant,
-        session=_identity.session(spans, trace),
-        user=pseudonym(user) if user else "",
-        metadata={k: v for span in reversed(spans) for k, v in _identity.metadata(span).items()},
-        feedback=tuple(dict.fromkeys((*call.feedback, *said))),
-    )
+class _Whole:
+    """Adds to the calls of one trace what only the whole trace shows: whose they were, and what was said of them."""
 
+    def __init__(
+        self, trace: Trace, tenant: str, pseudonym: Pseudonym, answers: Mapping[str, Sequence[Feedback]]
+    ) -> None:
+        self._trace, self._tenant, self._pseudonym, self._answers = trace, tenant, pseudonym, answers
+        self._said: dict[str, list[Feedback]] = {}
 
-def _feedback(span: Span, trace: Trace) -> list[Feedback]:
-    """Results of evaluations: events of the span, or spans that name it as their target."""
-    said = [f for h in trace.happenings(span) if h.name == EVALUATION and (f := _result(_with_body(h)))]
-    return said + [f for s in trace.evaluations(span) if (f := _result(s.attributes))]
+    def completed(self, call: Call, spans: Sequence[Span]) -> Call:
+        """The call, with its spans, the one it was read from first."""
+        run_id, source = _identity.run_id(spans[0], spans[1:], self._trace)
+        user = _identity.user(spans, self._trace)
+        return replace(
+            call,
+            run_id=run_id,
+            run_id_source=source,
+            tenant=self._tenant,
+            session=_identity.session(spans, self._trace),
+            user=self._pseudonym(user) if user else "",
+            metadata={k: v for span in reversed(spans) for k, v in _identity.metadata(span).items()},
+            feedback=tuple(dict.fromkeys(islice(self._feedback(call, spans), _MOST_FEEDBACK))),
+        )
+
+    def _feedback(self, call: Call, spans: Sequence[Span]) -> Iterator[Feedback]:
+        own = {span.span_id for span in spans}
+        yield from call.feedback
+        for span in spans:
+            yield from self._about(span)
+        yield from self._answers.get(call.response_id, ()) if call.response_id else ()
+        for above in self._trace.ancestors(spans[0]):
+            if above.span_id not in own:
+                yield from (replace(f, about="trace") for f in self._about(above))
+
+    def _about(self, span: Span) -> list[Feedback]:
+        """Results of evaluations: events of the span, or spans that name it as their target."""
+        if span.span_id not in self._said:
+            events = (_with_body(h) for h in self._trace.happenings(span) if h.name == EVALUATION)
+            beside = (other.attributes for other in self._trace.evaluations(span))
+            self._said[span.span_id] = [f for attributes in chain(events, beside) if (f := _result(attributes))]
+        return self._said[span.span_id]
 
 
 def _with_body(happening: Any) -> Mapping[str, Any]:
@@ -237,4 +244,4 @@ def _counted(calls: Sequence[Call], spans: int, reads: int, loose: int) -> Count
     )
 
 
-__all__ = ["Counts", "Normalised", "dialects", "normalise", "read_span", "unite_traces"]
+__all__ = ["Counts", "Normalised", "dialects", "normalise", "unite_traces"]

@@ -29,7 +29,7 @@ Obstacle = Literal[
 ]  # fmt: skip
 """Why a call cannot be asked again. `no-content`: its messages were not recorded; `tools-missing`: tools were called
 and their definitions were not recorded; `server-tools`: the provider ran tools of its own; `server-state`: earlier
-turns are held by the provider; the others as in `LossCause`."""
+turns or files are held by the provider; the others as in `LossCause`."""
 RunIdSource = Literal["span", "ancestor", "resource", "trace"]
 
 _Record = TypeVar("_Record")

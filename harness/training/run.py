@@ -51,10 +51,14 @@ class TrainingResult:
         return code or (HoldError.exit_code if self.stopped else 0)
 
 
-def train(loaded: LoadedRecipe, observer: Observer, part: Part = "verdict") -> TrainingResult:
+def train(
+    loaded: LoadedRecipe, observer: Observer, part: Part = "verdict", callbacks: Sequence[Any] = ()
+) -> TrainingResult:
     """Train a recipe and gate what comes of it; a run that was ended goes on where it was.
 
     `part` is which frozen samples are asked: a trial of a sweep leaves those alone that verdicts are made on.
+    `callbacks` are transformers' TrainerCallbacks that every stage's trainer is given before those of the recipe; they
+    may watch, and what they change is not in the record.
 
     Raises:
         UsageError: the recipe, its gate or its rows are wrong; nothing has been trained.
@@ -65,10 +69,10 @@ def train(loaded: LoadedRecipe, observer: Observer, part: Part = "verdict") -> T
     observer.stage("reading the recipe")
     plan = make_training_plan(loaded, part)
     with alone(plan.out):
-        return _train(plan, observer)
+        return _train(plan, observer, callbacks)
 
 
-def _train(plan: TrainingPlan, observer: Observer) -> TrainingResult:
+def _train(plan: TrainingPlan, observer: Observer, callbacks: Sequence[Any]) -> TrainingResult:
     prepared = [_prepare(plan, stage, number, observer) for number, stage in enumerate(plan.stages)]
     remembered = [_remembered(plan, stage, number, observer) for number, stage in enumerate(plan.stages)]
     observer.stage("measuring the baseline")
@@ -77,7 +81,7 @@ def _train(plan: TrainingPlan, observer: Observer) -> TrainingResult:
         observer.note(f"before training: {name} {mean:.3f}")
     result = TrainingResult()
     for number, (stage, rows, kept) in enumerate(zip(plan.stages, prepared, remembered, strict=True)):
-        run = StageRun(plan, stage, rows, number, baseline, observer, kept)
+        run = StageRun(plan, stage, rows, number, baseline, observer, kept, callbacks)
         trained = run.run()
         result.stages.append(trained)
         result.result = trained.folder

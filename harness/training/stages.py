@@ -62,7 +62,7 @@ class Trained:
 class StageRun:
     """A stage of a plan, on its prepared rows; `baseline` is what was measured before anything was trained.
 
-    `remembered` are the rows of EWC's estimate.
+    `remembered` are the rows of EWC's estimate, and `watchers` further callbacks of the trainer.
     """
 
     plan: TrainingPlan
@@ -72,6 +72,7 @@ class StageRun:
     baseline: Mapping[str, float]
     observer: Observer
     remembered: Sequence[Row] = ()
+    watchers: Sequence[Any] = ()
     _intakes: list[Intake] = field(default_factory=list)
 
     @property
@@ -190,8 +191,8 @@ class StageRun:
         callbacks = self._callbacks()
         job = Job(
             model, self.plan.tokenizer, self.plan.scope, self.data.kind, self.data.train, self.data.validation,
-            self.stage.section.settings, self.work, self.seed, device, callbacks, self.plan.loaded.folder,
-            self._intakes.append,
+            self.stage.section.settings, self.work, self.seed, device, [*self.watchers, *callbacks],
+            self.plan.loaded.folder, self._intakes.append,
         )  # fmt: skip
         with storing(self.work), fitting_in_memory(self.name):
             trainer = self.stage.objective.trainer(job)

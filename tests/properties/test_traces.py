@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from harness import plugins
 from harness.errors import TraceError
 from harness.traces import otlp
+from harness.traces._literals import python_literal
+from harness.traces.importing import Source, sources
 from harness.traces.normal import dialects, normalise
 from harness.traces.records import Call, LogEvent, Span, SpanEvent, SpanLink
 from tests.trace_fuzz import MARKS, Fuzz
@@ -171,7 +173,7 @@ records = st.one_of(
     json_values,
     st.fixed_dictionaries(
         {"traceId": st.just("1" * 32), "spanId": st.just("2" * 16)},
-        optional=dict.fromkeys(OTLP_WORDS[8:], json_values),
+        optional=dict.fromkeys(("attributes", *OTLP_WORDS[11:]), json_values),
     ),
 )
 
@@ -195,3 +197,73 @@ def test_a_document_of_any_shape_keeps_its_good_spans(listed: list[Any], resourc
     assert found.items[-1].name == "good"
     for span in found.items:
         json.dumps(span.as_json(), ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+# ---------------------------------------------------------------- literals
+
+plain_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
+    max_leaves=10,
+)
+
+
+@fuzzed
+@given(plain_values)
+@example(["\\'\"\n\x00\u2028\U0001f600", {"it's": 'he said "no"'}, -1e-30, 10**30])
+def test_what_repr_wrote_is_read_as_it_was(value: Any) -> None:
+    assert python_literal(repr(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["__import__('os')", "['a'", "[1 2]", "(1,)", "f'x'", "[a]", "'\\U99999999'", "[" * 1000, "1" * 5000, "[1+1]"],
+)
+def test_everything_else_is_no_literal(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        python_literal(text)
+
+
+# ---------------------------------------------------------------- files
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "collector": {"resourceSpans": []},
+    "phoenix": {"context.trace_id": "1", "context.span_id": "2"},
+    "langfuse": {"id": "1", "trace_id": "2", "type": "GENERATION"},
+    "requests": {"request": {}},
+}
+FIELDS = {
+    "collector": ("resourceSpans", "resourceLogs"),
+    "phoenix": ("context", "attributes", "events", "start_time", "attributes.llm.input_messages", "annotations"),
+    "langfuse": (
+        "id", "traceId", "type", "input", "output", "startTime", "modelParameters", "usage", "scores", "timestamp",
+        "observations", "metadata", "level", "data_type", "value", "parentObservationId", "costDetails",
+    ),
+    "requests": ("request", "response", "messages", "custom_id", "body", "error", "timestamp", "latency", "feedback"),
+}  # fmt: skip
+
+
+def test_every_source_is_fuzzed() -> None:
+    assert sorted(SHAPES) == sorted(FIELDS) == plugins.names("traces.importing")
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda s: s.name)
+def test_a_record_of_any_shape_is_read_or_is_one_kind_of_error(source: Source) -> None:
+    @fuzzed
+    @given(seeds, st.lists(st.sampled_from(FIELDS[source.name]), max_size=5))
+    def check(seed: int, names: list[str]) -> None:
+        fuzz = Fuzz(seed, {})
+        record = {**SHAPES[source.name], **{name: fuzz.value() for name in names}}
+        reader = source.start()
+        for given_record in (record, fuzz.value()):
+            assert source.recognise(given_record) in (True, False)
+            try:
+                taken = [reader.take(given_record), reader.finish()]
+            except ValueError:
+                continue
+            spans = [span for each in taken for span in each.spans]
+            events = [event for each in taken for event in each.events]
+            for call in normalise(spans, events, tenant="t", pseudonym=lambda _: "u").calls:
+                assert_goes_to_json_and_back(call)
+
+    check()

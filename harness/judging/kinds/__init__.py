@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.judging.records import Judge
+from harness.judging.rubric import Rubric
 from harness.served.client import Budget
 
 
@@ -28,9 +29,12 @@ class JudgeContext:
     budget: Budget | None = None
 
 
-def judged_by(judge: Judge, **more: Any) -> dict[str, Any]:
-    """What every kind tells a manifest of itself, with `more` of its own."""
+def judged_by(judge: Judge, rubric: Rubric, **more: Any) -> dict[str, Any]:
+    """What every kind tells a manifest of itself and its rubric, with `more` of its own."""
     return {
+        "rubric": rubric.name,
+        "version": rubric.version,
+        "rubric_sha256": rubric.hash,
         "name": judge.name,
         "fingerprint": judge.fingerprint,
         "bounds": list(judge.bounds),

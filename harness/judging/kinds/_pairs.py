@@ -8,6 +8,7 @@ from typing import Any
 from harness.judging.records import Case, Judgement, PairCase, Usage
 
 FIRST, TIE, SECOND = -1.0, 0.0, 1.0
+_KEPT = 300  # characters
 
 
 def of_both_orders(straight: Judgement, turned: Judgement) -> Judgement:
@@ -62,8 +63,13 @@ def total(judgements: Sequence[Judgement]) -> Usage:
     return sum((judgement.usage for judgement in judgements), Usage())
 
 
+def kept(reason: str) -> str:
+    """As much of a reason as details keep, which a run stores for every pair."""
+    return reason if len(reason) <= _KEPT else reason[: _KEPT - 1] + "…"
+
+
 def _said(judgement: Judgement) -> dict[str, Any]:
-    said: dict[str, Any] = {"state": judgement.state, "value": judgement.value, "reason": judgement.reason}
+    said: dict[str, Any] = {"state": judgement.state, "value": judgement.value, "reason": kept(judgement.reason)}
     return said | ({} if judgement.failure is None else {"failure": judgement.failure})
 
 

@@ -130,7 +130,7 @@ class AiEvaluationJudge:
 
     def describe(self) -> dict[str, Any]:
         """See `Judge.describe`."""
-        return judged_by(self, kind="ai_evaluation", rubric=self._rubric.name, **self._identity())
+        return judged_by(self, self._rubric, kind="ai_evaluation", **self._identity())
 
     def remarks(self) -> list[str]:
         """What the library warned of, such as a model in place of which it counts words, and what the client tells."""
@@ -143,8 +143,9 @@ class AiEvaluationJudge:
 
     def _identity(self) -> dict[str, Any]:
         chosen = self._options.model_dump(mode="json", exclude={"server", "concurrency"})
-        server = None if self._client is None else self._client.fingerprint
-        return {**chosen, "server_sha256": server, "version": version("ai-evaluation")}
+        if self._client is not None:
+            chosen |= {"model": self._client.options.model, "server_sha256": self._client.fingerprint}
+        return {**chosen, "library_version": version("ai-evaluation")}
 
     def _inputs(self, case: Case) -> dict[str, Any]:
         """The library's inputs; what the sample lacks is left out, and the library says whether it needs it."""

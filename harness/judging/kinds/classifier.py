@@ -118,10 +118,8 @@ class ClassifierJudge:
 
     def describe(self) -> dict[str, Any]:
         """See `Judge.describe`."""
-        return judged_by(
-            self, kind="classifier", rubric=self._rubric.name, model=self._files.name, classes=list(self.classes),
-            **self._identity(),
-        )  # fmt: skip
+        more = {"model": self._files.name, "classes": list(self.classes), **self._identity()}
+        return judged_by(self, self._rubric, kind="classifier", **more)
 
     def close(self) -> None:
         """Release the model."""

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean, median
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.errors import ConfigError
@@ -27,7 +26,6 @@ from harness.judging.kinds import JudgeContext, _pairs, judged_by, remarks
 from harness.judging.records import Case, Judge, Judgement, PairCase
 from harness.judging.rubric import Rubric
 from harness.records import content_hash
-from harness.statistics.agreement import krippendorff_alpha
 
 Rule = Literal["majority", "median", "mean"]
 
@@ -83,7 +81,7 @@ class Jury:
 
     def __init__(self, options: Options, rubric: Rubric, jurors: Sequence[Judge]) -> None:
         """Take the jurors over: `close` closes them."""
-        self._options, self._jurors = options, list(jurors)
+        self._options, self._rubric, self._jurors = options, rubric, list(jurors)
         self._quorum = options.quorum or len(jurors) // 2 + 1
         self.name = f"jury of {len(jurors)}"
         self.bounds = rubric.bounds
@@ -100,7 +98,9 @@ class Jury:
 
     def describe(self) -> dict[str, Any]:
         """See `Judge.describe`."""
-        return judged_by(self, kind="jury", judges=[juror.describe() for juror in self._jurors], **self._rules())
+        return judged_by(
+            self, self._rubric, kind="jury", judges=[juror.describe() for juror in self._jurors], **self._rules()
+        )
 
     def remarks(self) -> list[str]:
         """What the jurors have to tell."""
@@ -154,7 +154,7 @@ class Jury:
     def _joined(self, votes: Sequence[Judgement], decided: Judgement) -> Judgement:
         jurors = [
             {
-                "judge": juror.name, "state": vote.state, "value": vote.value, "reason": vote.reason,
+                "judge": juror.name, "state": vote.state, "value": vote.value, "reason": _pairs.kept(vote.reason),
                 "failure": vote.failure, "details": dict(vote.details),
             }
             for juror, vote in zip(self._jurors, votes, strict=False)  # the last may not have been asked
@@ -165,27 +165,6 @@ class Jury:
     def _rules(self) -> dict[str, Any]:
         kept = {"rule", "escalate", "tolerance"}
         return {**self._options.model_dump(include=kept), "quorum": None if self._options.escalate else self._quorum}
-
-
-def agreement(judgements: Sequence[Judgement], *, pairwise: bool) -> float | None:
-    """Krippendorff's α of a jury's jurors over its judgements: ordinal for a pair, interval for levels of a scale.
-
-    A juror that gave no value has no rating. None where no two jurors rated the same case, or nobody ever differed and
-    nothing varied, so that chance agreement cannot be told. Where the last judge was asked only on disagreement its
-    ratings are of the hard cases, and α of all jurors is lower than it would be on every case.
-    """
-    rows = [judgement.details["jurors"] for judgement in judgements if "jurors" in judgement.details]
-    if not rows:
-        return None
-    ratings = np.full((max(map(len, rows)), len(rows)), np.nan)
-    for case, jurors in enumerate(rows):
-        for rater, juror in enumerate(jurors):
-            if juror["value"] is not None:
-                ratings[rater, case] = juror["value"]
-    if not (np.isfinite(ratings).sum(axis=0) >= 2).any():
-        return None
-    alpha = krippendorff_alpha(ratings, level="ordinal" if pairwise else "interval")
-    return None if alpha is None or not np.isfinite(alpha) else float(alpha)
 
 
 def _agreed(votes: Sequence[Judgement]) -> Judgement:

@@ -108,9 +108,7 @@ class RewardModelJudge:
 
     def describe(self) -> dict[str, Any]:
         """See `Judge.describe`."""
-        return judged_by(
-            self, kind="reward_model", rubric=self._rubric.name, model=self._options.model, **self._identity()
-        )
+        return judged_by(self, self._rubric, kind="reward_model", model=self._options.model, **self._identity())
 
     def close(self) -> None:
         """Release the model."""

@@ -80,11 +80,9 @@ class ServedJudge:
     def describe(self) -> dict[str, Any]:
         """See `Judge.describe`; of the server's address only what names it, never what may be a password."""
         base = urlsplit(self._options.api_base or "")
-        return judged_by(
-            self, kind="served", rubric=self._rubric.name, version=self._rubric.version,
-            rubric_sha256=self._rubric.hash, model=self._options.model,
-            server=base.netloc.rpartition("@")[2] + base.path, **self._decoding(),
-        )  # fmt: skip
+        server = base.netloc.rpartition("@")[2] + base.path
+        more = {"model": self._options.model, "server": server, **self._decoding()}
+        return judged_by(self, self._rubric, kind="served", **more)
 
     def remarks(self) -> Sequence[str]:
         """See `harness.judging.kinds.remarks`."""

@@ -31,7 +31,7 @@ class Dialect:
     `version` changes when the same span would be read otherwise. `recognise` gives 0 for a span that is no request to a
     model in this vocabulary, otherwise how sure that is, up to 1; the surest dialect reads the span. `carries` are the
     parameters (of `records.PARAMETERS`) that are recorded whenever they are set: only for these does "not there" mean
-    "not set". `settings` says, for each obstacle to asking again, which setting of the instrumented service would lift it.
+    "not set". `settings` says for each obstacle which setting of the instrumented service would lift it.
     """
 
     name: str

@@ -6,12 +6,12 @@ as it was sent, each field as an attribute `llm.PROVIDER.FIELD`; what is no plai
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from typing import Any
 
-from harness.traces._genai import CHAT, read_genai
-from harness.traces._messages import messages, tools
+from harness.traces._genai import CHAT, read_genai, read_tools
+from harness.traces._literals import python_literal
+from harness.traces._messages import messages
 from harness.traces._parameters import merged, parameters
 from harness.traces._reading import Reading
 from harness.traces._trace import Trace
@@ -21,7 +21,6 @@ from harness.traces.records import PARAMETERS, ChatMessage, Span
 
 Options = NoOptions
 _RAW = "raw_gen_ai_request"
-_MOST_LITERAL = 1_000_000
 _LOGGING = "message_logging=True in OpenTelemetryConfig (the default), and litellm.turn_off_message_logging=False"
 
 
@@ -57,8 +56,7 @@ def read(span: Span, trace: Trace) -> Reading:
     attributes = read_genai(span, trace, reading)
     if reading.response_id == text(attributes, "litellm.call_id"):
         reading.response_id = ""  # the provider gave none, litellm's own is no id of an answer
-    if not reading.tools:
-        reading.tools = tools(indexed(attributes, "llm.request.functions")[0])
+    read_tools(reading, indexed(attributes, "llm.request.functions")[0])
     reading.outputs = _with_function_calls(attributes, reading.outputs)
     reading.cost = number(attributes, "gen_ai.cost.total_cost", "litellm.cost.total")
     _complete(reading, _raw_request(span, trace))
@@ -93,9 +91,10 @@ def _raw_request(span: Span, trace: Trace) -> Mapping[str, Any]:
 def _complete(reading: Reading, raw: Mapping[str, Any]) -> None:
     asked = {name: _literal(raw[name]) for name in _RAW_PARAMETERS if raw.get(name) not in (None, "")}
     reading.parameters = merged(reading.parameters, parameters(asked, reading))
-    reading.tools = reading.tools or tools(_literal(raw.get("tools")))
+    read_tools(reading, _literal(raw.get("tools")))
     reading.messages = reading.messages or messages(_literal(raw.get("messages")), "user")
-    reading.whole_request = "messages" in raw
+    # Bedrock and Gemini put their parameters into an object of their own, which is not read.
+    reading.whole_request = "messages" in raw and not {"inferenceConfig", "generationConfig"} & raw.keys()
     choices = _literal(raw.get("choices"))
     listed = [c.get("message") for c in choices if isinstance(c, Mapping)] if isinstance(choices, list) else []
     answers = messages(listed, "assistant")
@@ -111,9 +110,9 @@ _RAW_PARAMETERS = (
 
 def _literal(value: Any) -> Any:
     """The value of a Python literal; a string that is none (or too long to be worth it) stays a string."""
-    if not isinstance(value, str) or not value.startswith(("[", "{")) or len(value) > _MOST_LITERAL:
+    if not isinstance(value, str) or not value.startswith(("[", "{")):
         return value
     try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return python_literal(value)
+    except ValueError:
         return value

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.traces._genai import finish_word, first_token
-from harness.traces._messages import messages, tools
+from harness.traces._genai import finish_word, first_token, read_tools
+from harness.traces._messages import messages
 from harness.traces._parameters import request_parameters
 from harness.traces._reading import Reading
 from harness.traces._trace import Trace
@@ -72,9 +72,9 @@ def _content(attributes: Mapping[str, Any], reading: Reading) -> None:
     reading.messages = _flattened(attributes, "llm.input_messages", "messages", "user", reading)
     reading.outputs = _flattened(attributes, "llm.output_messages", "outputs", "assistant", reading)
     definitions, whole = indexed(attributes, "llm.tools")
-    reading.tools = tools(definitions)
-    if not whole or len(reading.tools) < len(definitions):
-        reading.lose("tools", "dropped" if not whole else "unreadable", "llm.tools is not complete")
+    read_tools(reading, definitions)
+    if not whole:
+        reading.lose("tools", "dropped", "llm.tools has gaps")
     _completion(attributes, reading)
     answer = _from_values(attributes, reading)
     finish = text(attributes, "llm.finish_reason")
@@ -128,7 +128,7 @@ def _from_values(attributes: Mapping[str, Any], reading: Reading) -> Mapping[str
 def _from_request(request: Any, raw: Any, reading: Reading) -> None:
     if isinstance(request, Mapping) and isinstance(request.get("messages"), list):
         reading.messages = messages(request["messages"], "user")
-        reading.tools = reading.tools or tools(request.get("tools"))
+        read_tools(reading, request.get("tools"))
     elif isinstance(raw, str) and raw and raw != REDACTED and not isinstance(request, Mapping | list):
         reading.messages = messages(raw, "user")
 

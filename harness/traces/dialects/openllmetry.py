@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.traces._genai import CARRIED, CHAT, finish_word, read_genai
-from harness.traces._messages import messages, tools
+from harness.traces._genai import CARRIED, CHAT, finish_word, read_genai, read_tools
+from harness.traces._messages import messages
 from harness.traces._parameters import merged
 from harness.traces._reading import Reading
 from harness.traces._trace import Trace
@@ -20,8 +20,15 @@ from harness.traces.records import ChatMessage, Parameters, Span
 
 Options = NoOptions
 _CONTENT = "TRACELOOP_TRACE_CONTENT=true (the default)"
-_SCOPES = ("opentelemetry.instrumentation.", "traceloop.")
-_MARKS = ("traceloop.span.kind", "traceloop.workflow.name", "traceloop.entity.name", "llm.request.type")
+_SCOPES = frozenset(
+    f"opentelemetry.instrumentation.{name}"
+    for name in (
+        "alephalpha", "anthropic", "bedrock", "cohere", "crewai", "google_generativeai", "groq", "haystack",
+        "langchain", "llamaindex", "mistralai", "ollama", "openai.v0", "openai.v1", "replicate", "sagemaker",
+        "together", "transformers", "vertexai", "watsonx", "writer",
+    )
+)  # fmt: skip
+_MARKS = ("traceloop.workflow.name", "traceloop.entity.name", "llm.request.type", "gen_ai.is_streaming")
 
 
 def build(options: NoOptions) -> Dialect:
@@ -47,7 +54,7 @@ def recognise(span: Span) -> float:
     if any(key.startswith(("gen_ai.prompt.", "gen_ai.completion.")) for key in attributes):
         return 0.8
     model = text(attributes, "gen_ai.request.model", "gen_ai.response.model")
-    marked = any(mark in attributes for mark in _MARKS) or "gen_ai.is_streaming" in attributes
+    marked = span.scope in _SCOPES or any(mark in attributes for mark in _MARKS)
     return 0.75 if model and kind and marked else 0.0
 
 
@@ -66,7 +73,7 @@ def read(span: Span, trace: Trace) -> Reading:
         reading.finish_reasons = reading.finish_reasons or [finish_word(end) for end in ends if end]
     if not reading.tools:
         functions, whole = indexed(attributes, "llm.request.functions")
-        reading.tools = tools(functions)
+        read_tools(reading, functions)
         if not whole:
             reading.lose("tools", "dropped", "llm.request.functions has gaps")
     _schema(attributes, reading)

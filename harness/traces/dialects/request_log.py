@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.traces._genai import finish_word
-from harness.traces._messages import messages, tools
+from harness.traces._genai import finish_word, read_tools
+from harness.traces._messages import messages
 from harness.traces._parameters import parameters
 from harness.traces._reading import Reading
 from harness.traces._trace import Trace
@@ -77,10 +77,12 @@ def _asked(request: Mapping[str, Any], reading: Reading) -> None:
     if not reading.messages and request.get("prompt"):
         reading.operation = "completion"
         reading.messages = messages(request["prompt"], "user")
+        if len(reading.messages) > 1:
+            reading.lose("messages", "unreadable", "several prompts in one request")
     for key in ("instructions", "system"):  # the Responses API, Anthropic
         if request.get(key):
             reading.messages = [*messages({"role": "system", "content": request[key]}), *reading.messages]
-    reading.tools = tools(request.get("tools")) or tools(request.get("functions"))
+    read_tools(reading, request.get("tools") or request.get("functions"))
 
 
 def _answered(answer: Mapping[str, Any], reading: Reading) -> None:

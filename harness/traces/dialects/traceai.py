@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.traces._genai import finish_word, read_genai
-from harness.traces._messages import messages, tools
+from harness.traces._genai import finish_word, read_genai, read_tools
+from harness.traces._messages import messages
 from harness.traces._parameters import merged, request_parameters
 from harness.traces._reading import Reading
 from harness.traces._trace import Trace
@@ -74,8 +74,7 @@ def _content(attributes: Mapping[str, Any], reading: Reading) -> None:
         reading.outputs = reading.outputs or messages(listed, "assistant")
         if not whole:
             reading.lose("outputs", "dropped", f"{prefix} has gaps")
-    if not reading.tools:
-        reading.tools = tools(indexed(attributes, "gen_ai.tool.definitions")[0])
+    read_tools(reading, indexed(attributes, "gen_ai.tool.definitions")[0])
     finish = text(attributes, "llm.finish_reason")
     reading.finish_reasons = reading.finish_reasons or ([finish_word(finish)] if finish else [])
     _from_values(attributes, reading)
@@ -90,4 +89,4 @@ def _from_values(attributes: Mapping[str, Any], reading: Reading) -> None:
     request = structured_or_none(attributes.get("input.value"))
     if not reading.messages and isinstance(request, Mapping) and isinstance(request.get("messages"), list):
         reading.messages = messages(request["messages"], "user")
-        reading.tools = reading.tools or tools(request.get("tools"))
+        read_tools(reading, request.get("tools"))

@@ -55,7 +55,7 @@ def _json(path: Path, head: bytes, on_damage: Callable[[str], None] | None) -> R
         with _unpacked(path, head) as stream:
             yield from _lines(path, stream, on_damage)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise TraceError(f"{at(path)}damaged gzip: {error}") from error
+        raise TraceError(f"{at(path)}damaged or cut off while it is unpacked: {error}") from error
     except OSError as error:
         raise TraceError(f"{at(path)}cannot be read: {error}") from error
 
@@ -64,17 +64,40 @@ def _unpacked(path: Path, head: bytes) -> IO[bytes]:
     if head.startswith(b"\x1f\x8b"):
         return io.BufferedReader(_Bounded(path, gzip.open(path, "rb")))
     if head.startswith(_ZSTD):
-        return io.BufferedReader(_Bounded(path, _zstd(path)))
+        return io.BufferedReader(_Bounded(path, _Zstd(path)))
     return path.open("rb")
 
 
-def _zstd(path: Path) -> IO[bytes]:
-    stream: IO[bytes] = (
-        _zstandard()
-        .ZstdDecompressor(max_window_size=2**27)
-        .stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-    )
-    return stream
+class _Zstd:
+    """Unpacks one frame after the other; unlike the library's own stream, it notices a frame that is cut off."""
+
+    _CHUNK = 2048  # a bomb unpacks this to at most some sixty megabytes, and then meets the bound
+
+    def __init__(self, path: Path) -> None:
+        self._decompressor = _zstandard().ZstdDecompressor(max_window_size=2**27)
+        self._file = path.open("rb")
+        self._frame: Any = None
+        self._packed = b""
+        self._plain = b""
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, none at the end; EOFError where the file ends inside a frame."""
+        while not self._plain:
+            self._packed = self._packed or self._file.read(self._CHUNK)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside a frame")
+                return b""
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._plain = self._frame.decompress(self._packed)
+            self._packed = self._frame.unused_data
+            self._frame = None if self._frame.eof else self._frame
+        piece, self._plain = self._plain[:size], self._plain[size:]
+        return piece
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _zstandard() -> Any:
@@ -129,8 +152,11 @@ def _lines(path: Path, stream: IO[bytes], on_damage: Callable[[str], None] | Non
             value = parse_json(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
         except (ValueError, UnicodeDecodeError) as error:
             if number == 1 and _opens_a_document(raw):
-                yield from _document(path, raw + stream.read(_MOST_DOCUMENT + 1))
-                return
+                rest = stream.read(_MOST_DOCUMENT + 1)
+                if not _is_line(rest.lstrip().partition(b"\n")[0]):
+                    yield from _document(path, raw + rest)
+                    return
+                stream = io.BytesIO(rest)  # JSON lines after all, of which the first is damaged
             message = f"{at(path, number)}not valid JSON: {error}"
             if on_damage is None:
                 raise TraceError(message) from error
@@ -143,6 +169,13 @@ def _opens_a_document(first: bytes) -> bool:
     """Whether a first line that is no JSON may be the start of a document over several lines."""
     stripped = first.strip().lstrip(b"\xef\xbb\xbf")
     return stripped in (b"[", b"{") or (stripped.startswith((b"[", b"{")) and not stripped.endswith(b"}"))
+
+
+def _is_line(second: bytes) -> bool:
+    try:
+        return isinstance(parse_json(second), dict)
+    except ValueError:  # which a wrong encoding is too
+        return False
 
 
 def _document(path: Path, raw: bytes) -> Records:

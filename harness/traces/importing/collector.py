@@ -9,6 +9,7 @@ from harness.errors import TraceError
 from harness.traces.importing import NoOptions, Source, Taken
 from harness.traces.otlp import (
     PROTOBUF,
+    Decoded,
     decode_logs,
     decode_logs_document,
     decode_traces,
@@ -60,7 +61,10 @@ def _document(record: Any) -> Taken:
 
 def _binary(record: bytes) -> Taken:
     # Traces and logs look alike on the wire down to the ids; only for spans do these have the right lengths.
-    traces = decode_traces(record, PROTOBUF)
+    try:
+        traces = decode_traces(record, PROTOBUF)
+    except TraceError:
+        traces = Decoded(())
     if traces.items:
         return Taken(spans=traces.items, rejected=traces.rejected)
     logs = decode_logs(record, PROTOBUF)

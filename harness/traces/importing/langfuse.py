@@ -13,7 +13,7 @@ from harness.traces._values import as_number, structured_or_none, text
 from harness.traces.dialects.request_log import REQUEST, RESPONSE, WHOLE
 from harness.traces.importing import NoOptions, Source, Taken
 from harness.traces.importing._shape import nanoseconds, plain, span_id, trace_id
-from harness.traces.records import LogEvent, Span
+from harness.traces.records import LogEvent, Span, canonical_json
 
 Options = NoOptions
 _OBSERVATIONS = frozenset({
@@ -77,6 +77,8 @@ def _root(trace: Any) -> str:
 
 
 def _observation(row: Mapping[str, Any]) -> Span:
+    if not row.get("id"):
+        raise ValueError("an observation without an id")
     trace = row.get("trace_id")
     parent = row.get("parent_observation_id")
     failed = text(row, "level").upper() == "ERROR"
@@ -104,7 +106,8 @@ def _trace(row: Mapping[str, Any]) -> Iterator[Span]:
         attributes=_identity(row),
         scope="langfuse",
     )
-    for inner in row.get("observations") or ():
+    listed = row.get("observations")
+    for inner in listed if isinstance(listed, list) else ():
         if isinstance(inner, Mapping):  # the API may list ids only
             yield _observation({"trace_id": row["id"], **_snake(inner)})
 
@@ -155,7 +158,9 @@ def _answer(output: Any, raw: Any) -> dict[str, Any]:
     held = output if output is not None else raw
     if held in (None, "", []):
         return {}
-    message = held if isinstance(held, Mapping) else {"role": "assistant", "content": held}
+    is_message = isinstance(held, Mapping) and any(key in held for key in ("role", "content", "parts", "tool_calls"))
+    content = held if isinstance(held, str | list) else canonical_json(plain(held))
+    message = held if is_message else {"role": "assistant", "content": content}
     return {"choices": [{"index": 0, "message": plain(message)}]}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,12 +17,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness.errors import ConfigError, InfrastructureError, PluginError, StorageError
+from harness.errors import ConfigError, HarnessError, InfrastructureError, PluginError
 from harness.plugins import missing_extra
 from harness.traces.receiver._intake import Intake
 from harness.traces.receiver._tokens import Tokens, add_token, read_tokens
@@ -32,7 +33,9 @@ __all__ = ["Limits", "ServeOptions", "Tokens", "add_token", "build", "intake", "
 
 PORT = 4318  # OTLP/HTTP's own
 _COMPACT_SECONDS = 1.0
+_LOOK_SECONDS = 2.0
 _GRACE = 30
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +67,18 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda _: None
     listener = _listen(options.host, options.port)
     host, port = listener.getsockname()[:2]
     context = multiprocessing.get_context("spawn")
-    helpers = [context.Process(target=_compact_until_orphaned, args=(options,), name="compactor")]
-    helpers += [
-        context.Process(target=_serve_until_orphaned, args=(options, listener), name=f"worker-{i}")
-        for i in range(1, options.workers)
-    ]
-    for helper in helpers:
-        helper.start()
+    targets: list[tuple[Callable[..., None], tuple[Any, ...]]] = [(_compact_until_orphaned, (options,))]
+    targets += [(_serve_until_orphaned, (options, listener))] * (options.workers - 1)
+    helpers = [_started(context, *target) for target in targets]
+    stopping = threading.Event()
+    keeper = threading.Thread(target=_keep_alive, args=(context, targets, helpers, stopping), daemon=True)
+    keeper.start()
     shown = f"[{host}]" if ":" in host else host
     try:
         _run(options, listener, lambda: started(f"http://{shown}:{port}"))
     finally:
+        stopping.set()
+        keeper.join()
         _stop(helpers)
         listener.close()
 
@@ -111,13 +115,13 @@ def _open(options: ServeOptions) -> Store:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(1024)
     except (OSError, OverflowError) as error:
+        listener.close()
         raise InfrastructureError(f"{host}:{port} cannot be listened on: {error}") from error
     return listener
 
@@ -141,20 +145,20 @@ def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], Non
     with _quiet_signals():
         if multiprocessing.parent_process() is not None:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
-        with _grpc(options, into, tokens):
+        with _with_grpc(options, into, tokens):
             ready()
             server.run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def _grpc(options: ServeOptions, into: Intake, tokens: Tokens | None) -> Iterator[None]:
+def _with_grpc(options: ServeOptions, into: Intake, tokens: Tokens | None) -> Iterator[None]:
     """OTLP/gRPC where it is asked for, by the first process alone."""
     if options.grpc_port is None or multiprocessing.parent_process() is not None:
         yield
         return
-    from harness.traces.receiver import _grpc as otlp_grpc
+    from harness.traces.receiver import _grpc
 
-    server, _ = otlp_grpc.start(into, tokens, options.host, options.grpc_port)
+    server, _ = _grpc.start(into, tokens, options.host, options.grpc_port)
     try:
         yield
     finally:
@@ -196,11 +200,31 @@ def _compact_until_orphaned(options: ServeOptions) -> None:
     os.nice(19)
     store = Store.open(options.store, segments=options.segments)
     while not _wait_for_parent(_COMPACT_SECONDS):
-        with contextlib.suppress(
-            StorageError
-        ):  # a full disk, a busy catalogue: the journal keeps it until the next time
+        try:
             store.compact()
+        except HarnessError as error:  # a full disk, a busy catalogue: the journal keeps it until the next time
+            _LOG.warning("the journal waits: %s", error)
     store.close()
+
+
+def _started(context: SpawnContext, target: Callable[..., None], arguments: tuple[Any, ...]) -> SpawnProcess:
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def _keep_alive(
+    context: SpawnContext,
+    targets: Sequence[tuple[Callable[..., None], tuple[Any, ...]]],
+    helpers: list[SpawnProcess],
+    stopping: threading.Event,
+) -> None:
+    """Start a helper again that was killed: without the compactor the journal would grow until nothing is taken."""
+    while not stopping.wait(_LOOK_SECONDS):
+        for index, helper in enumerate(helpers):
+            if not helper.is_alive():
+                _LOG.warning("process %s ended with code %s and is started again", helper.pid, helper.exitcode)
+                helpers[index] = _started(context, *targets[index])
 
 
 def _stop(helpers: Sequence[SpawnProcess]) -> None:

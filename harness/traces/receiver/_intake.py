@@ -16,11 +16,14 @@ from dataclasses import dataclass, field
 
 from harness.errors import StorageError, TraceError
 from harness.traces import otlp
+from harness.traces.admission import TooMany
 from harness.traces.receiver._answers import Refusal
 from harness.traces.receiver._bodies import decompress
 from harness.traces.store import JournalFull, Store
 
 _FIRST_GUESS = 1e-7  # seconds a byte
+_JSON_SHARE = 4  # of the bytes that protobuf may have: as Python's values JSON takes many times its size
+_FADING = 0.9
 _RETRY_AFTER = 1
 
 
@@ -42,7 +45,9 @@ class Intake:
     most_wait: float
     _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="intake"))
     _waiting: int = 0
-    _seconds_per_byte: float = _FIRST_GUESS
+    _seconds: float = _FIRST_GUESS * 2**20
+    _bytes: float = 2**20
+    """What recent requests took, and how large they were; both fade."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, size: int) -> None:
@@ -52,7 +57,7 @@ class Intake:
             Refusal: 503, because what waits already will take too long.
         """
         with self._lock:
-            if self._waiting and (self._waiting + size) * self._seconds_per_byte > self.most_wait:
+            if self._waiting and (self._waiting + size) * self._seconds / self._bytes > self.most_wait:
                 raise Refusal(503, "too much is waiting to be stored; send it again later", retry_after=_RETRY_AFTER)
 
     def reserve(self, size: int) -> None:
@@ -86,7 +91,10 @@ class Intake:
 
     def take_now(self, tenant: str, signal: str, body: bytes, kind: str, encoding: str) -> Taken:
         """The same for a caller that waits on a thread of its own."""
-        durable, taken = self._worker.submit(self._admit, tenant, signal, body, kind, encoding).result()
+        try:
+            durable, taken = self._worker.submit(self._admit, tenant, signal, body, kind, encoding).result()
+        except RuntimeError as error:  # the worker has been shut down
+            raise Refusal(503, "the receiver is stopping; send it again later", retry_after=_RETRY_AFTER) from error
         if durable is not None:
             with _full():
                 durable.result()
@@ -99,17 +107,21 @@ class Intake:
         try:
             return self._admitted(tenant, signal, decompress(body, encoding, self.most_body), kind)
         finally:
-            spent = (time.perf_counter() - began) / max(1024, len(body))
-            self._seconds_per_byte += 0.1 * (spent - self._seconds_per_byte)
+            self._seconds = _FADING * self._seconds + time.perf_counter() - began
+            self._bytes = _FADING * self._bytes + len(body)
 
     def _admitted(self, tenant: str, signal: str, content: bytes, kind: str) -> tuple[Future[None] | None, Taken]:
         rejected: dict[str, int] = {}
         now = time.time_ns()
         try:
             if kind == otlp.JSON:
+                if len(content) > self.most_body // _JSON_SHARE:
+                    raise Refusal(413, f"JSON larger than {self.most_body // _JSON_SHARE} bytes; send smaller batches")
                 content, rejected = _as_protobuf(signal, content)
             admission = self.store.admission(tenant)
             admitted = admission.traces(content, now) if signal == "traces" else admission.logs(content, now)
+        except TooMany as error:
+            raise Refusal(413, str(error)) from None
         except TraceError as error:
             raise Refusal(400, str(error)) from None
         admitted.rejected.update(rejected)

@@ -13,6 +13,7 @@ from harness.traces.receiver._answers import Refusal, encoding_of, refusal, succ
 from harness.traces.receiver._intake import Intake, Taken
 from harness.traces.receiver._tenancy import tenant_of
 from harness.traces.receiver._tokens import Tokens
+from harness.traces.store import DEFAULT_TENANT, Store
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -36,6 +37,8 @@ class Limits:
 def intake(store: Store, limits: Limits | None = None) -> Intake:
     """What takes requests into an open store within limits."""
     bounds = limits or Limits()
+    for admit in (store.admission(DEFAULT_TENANT).traces, store.admission(DEFAULT_TENANT).logs):
+        admit(b"")  # loads what the first request would otherwise wait for
     return Intake(store, bounds.most_body, bounds.most_bytes, bounds.most_wait)
 
 

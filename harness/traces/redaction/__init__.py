@@ -199,7 +199,7 @@ class _Record:
         kind = value.WhichOneof("value")
         user = str(getattr(value, kind)) if kind else ""
         if user:
-            if len(user) >= 6 and _DISTINCT.search(user) and not user.startswith("<USER_"):
+            if 6 <= len(user) <= 256 and len(self.users) < 8 and _DISTINCT.search(user) and not is_pseudonym(user):
                 self.users.add(user)
             value.string_value = self.names.user(user)
 

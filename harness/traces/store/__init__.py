@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import ConfigError, StorageError
 from harness.redaction import Finder
@@ -42,7 +44,7 @@ __all__ = ["DEFAULT_TENANT", "JournalFull", "Stats", "Store", "StoreOptions", "c
 class StoreOptions:
     """How a store takes things in: bounds of redaction, finders, and when a journal file is handed over.
 
-    Nothing is taken while `most_waiting` bytes wait for the compactor, or when less than `spare` bytes of disk are free.
+    Nothing is taken while `most_waiting` bytes wait for the compactor, or less than `spare` bytes of disk are left.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
@@ -137,22 +139,20 @@ class Store:
         Raises:
             ConfigError: `tenant` is no name.
             JournalFull: there is no room (now).
-            StorageError: the disk failed; nothing of it was kept.
+            StorageError: the disk failed. What was kept before that is left out when it is appended again.
         """
-        spans, logs = tuple(spans), tuple(logs)
-        admission, now = self.admission(tenant), time.time_ns()
-        admitted: list[tuple[Kind, Admitted]] = []
-        if spans:
-            admitted.append(("traces", admission.traces(otlp.encode_traces(spans), now)))
-        if logs:
-            admitted.append(("logs", admission.logs(otlp.encode_logs(logs), now)))
-        rejected: dict[str, int] = {}
-        for _, taken in admitted:
-            rejected.update({r: rejected.get(r, 0) + n for r, n in taken.rejected.items()})
-        records = [record for kind, taken in admitted for record in self.records(tenant, kind, taken, now)]
+        admission, rejected = self.admission(tenant), Counter[str]()
+        for part in _parts(spans):
+            rejected += self._keep(tenant, "traces", admission.traces(otlp.encode_traces(part)))
+        for events in _parts(logs):
+            rejected += self._keep(tenant, "logs", admission.logs(otlp.encode_logs(events)))
+        return rejected
+
+    def _keep(self, tenant: str, kind: Kind, admitted: Admitted) -> Counter[str]:
+        records = self.records(tenant, kind, admitted, time.time_ns())
         if records:
             self.journal.append(*records).result()
-        return rejected
+        return admitted.rejected
 
     def records(self, tenant: str, kind: Kind, admitted: Admitted, now_ns: int) -> list[Record]:
         """What goes to the journal of a request that was admitted."""
@@ -244,7 +244,7 @@ class Store:
         Raises:
             StorageError: a segment cannot be read.
         """
-        table = self.candidates(tenant, replayable=True, days=days)
+        table = self.candidates(tenant, replayable=True, days=days, columns=_sampling.CHOICE)
         chosen = _sampling.choose(table, n, salt, most_per_session, most_per_user, near)
         return list(self.fetch(table.take(chosen)))
 
@@ -270,8 +270,8 @@ class Store:
         Raises:
             StorageError: the catalogue or a segment cannot be written; the request stands where it was noted.
         """
-        names = {t: Pseudonyms(self._key, t).user(user) for t in ([tenant] if tenant else self.tenants())}
         self.compact()
+        names = {t: Pseudonyms(self._key, t).user(user) for t in ([tenant] if tenant else self.tenants())}
         before = self._rows()
         for name, key in names.items():
             self._catalogue.forget(name, key, time.time_ns())
@@ -299,3 +299,13 @@ class Store:
     def as_json(self) -> dict[str, Any]:
         """What the store is, without what is in it."""
         return {"store": str(self.root), "segments": self._segments.root, **asdict(self.options.bounds)}
+
+
+_Item = TypeVar("_Item", Span, LogEvent)
+_PART = 1000  # records of one request
+
+
+def _parts(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    left = iter(items)
+    while part := list(islice(left, _PART)):
+        yield part

@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS counts (
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A Parquet file of one table, tenant and day (UTC); `run` is the compaction that wrote it, times are of its rows."""
+    """A Parquet file of one table, tenant and day (UTC); `run` is the compaction that wrote it, times its rows'."""
 
     path: str
     kind: Table
@@ -165,9 +165,17 @@ class Catalogue:
         """(tenant, user, time of arrival) of what is hidden and not yet rewritten."""
         return self._rows("SELECT tenant, user_key, before_ns FROM forgotten WHERE settled = 0")
 
-    def renewed(self) -> list[tuple[str, bytes, int]]:
-        """(tenant, trace, run) of traces whose calls were read again; calls of earlier runs do not count."""
-        return self._rows("SELECT tenant, trace_id, run FROM renewed")
+    def renewed(self, tenant: str) -> list[tuple[bytes, int]]:
+        """(trace, run) of a tenant's traces whose calls were read again; calls of earlier runs do not count."""
+        return self._rows("SELECT trace_id, run FROM renewed WHERE tenant = ?", (tenant,))
+
+    def prune(self) -> None:
+        """Forget which traces were read again where no segment is left that is older."""
+        with self._guarded():
+            self._db.execute(
+                "DELETE FROM renewed WHERE NOT EXISTS (SELECT 1 FROM segments s WHERE s.kind = 'calls'"
+                " AND s.tenant = renewed.tenant AND s.run < renewed.run)"
+            )
 
     def counts(self, tenant: str | None = None) -> dict[str, int]:
         """What was counted, summed over days."""

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.traces import otlp
+from harness.errors import PluginError
 from harness.traces.normal import normalise
-from harness.traces.records import LogEvent, Span
+from harness.traces.records import Call, LogEvent, Span
 from harness.traces.redaction import Pseudonyms
 from harness.traces.store import _journal
 from harness.traces.store._catalogue import Catalogue, Change, Segment, Table
-from harness.traces.store._rows import call_row, log_rows, span_rows
+from harness.traces.store._rows import call_row, log_rows, read_message, span_rows
 from harness.traces.store._segments import COLUMNS, Row, Segments, day_of
 
 _RETIRED_SECONDS = 60
@@ -86,6 +86,7 @@ class Compactor:
             if files:
                 self._compact(files)
             self._merge()
+            self._catalogue.prune()
             self._remove_retired()
             return len(files)
 
@@ -172,9 +173,8 @@ class Compactor:
         for table, row in stored:
             trace = intake.traces.get((row["tenant"], row["trace_id"]))
             if trace is not None:
-                decode: Any = otlp.decode_traces if table == "spans" else otlp.decode_logs
                 trace.seen_before = True
-                for item in decode(row["message"]).items:
+                for item in read_message(table, row["message"]):
                     trace.add(item, row["received_ns"])
 
     def _stored(self, intake: _Intake) -> list[tuple[Table, Row]]:
@@ -214,12 +214,23 @@ class Compactor:
             by_tenant[tenant].append(trace)
         for tenant, traces in by_tenant.items():
             arrived = {span.trace_id: trace.received_ns for trace in traces for span in trace.spans}
-            spans = [span for trace in traces for span in trace.spans]
-            events = [event for trace in traces for event in trace.events]
-            names = Pseudonyms(self._key, tenant)
-            for call in normalise(spans, events, tenant=tenant, pseudonym=names.user).calls:
+            for call in self._calls(tenant, traces, intake):
                 row = call_row(call, arrived[call.trace_id], run)
                 intake.rows["calls", tenant, day_of(call.time_ns)].append((row, call))
+
+    def _calls(self, tenant: str, traces: Sequence[_Trace], intake: _Intake) -> Sequence[Call]:
+        """The calls in traces. One that cannot be read keeps no other from it: it is counted, and its spans stay."""
+        spans = [span for trace in traces for span in trace.spans]
+        events = [event for trace in traces for event in trace.events]
+        try:
+            return normalise(spans, events, tenant=tenant, pseudonym=Pseudonyms(self._key, tenant).user).calls
+        except PluginError:
+            raise
+        except Exception:
+            if len(traces) == 1:
+                intake.counts[tenant, day_of(traces[0].received_ns), "traces whose calls cannot be read"] += 1
+                return ()
+            return [call for trace in traces for call in self._calls(tenant, [trace], intake)]
 
     # ------------------------------------------------------------ fewer, larger segments
 
@@ -250,6 +261,8 @@ class Compactor:
         run = self._catalogue.next_run()
         table = pa.concat_tables([self._segments.read(s.path, list(COLUMNS[kind])) for s in segments])
         table = table.filter(keep(table)) if keep else table
+        if kind == "calls":
+            table = table.filter(_current(table, dict(self._catalogue.renewed(tenant))))
         added = [self._segments.write(kind, tenant, day, run, table)] if len(table) else []
         paths = [segment.path for segment in segments]
         self._catalogue.apply(Change(added, removed=paths))
@@ -261,6 +274,14 @@ class Compactor:
     def _remove_retired(self) -> None:
         while self._retired and time.monotonic() - self._retired[0][0] > _RETIRED_SECONDS:
             self._segments.remove(self._retired.pop(0)[1])
+
+
+def _current(table: Any, renewed: dict[bytes, int]) -> Any:
+    """Which calls were not read again since."""
+    import pyarrow as pa
+
+    rows = zip(table["trace_id"].to_pylist(), table["run"].to_pylist(), strict=True)
+    return pa.array([run >= renewed.get(trace, 0) for trace, run in rows], pa.bool_())
 
 
 def _oldest(files: Sequence[Path], most_bytes: int) -> list[Path]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Literal
 
 from harness.errors import StorageError
@@ -153,7 +153,7 @@ class Journal:
 
     def _collect(self, batch: list[tuple[bytes, Future[None]]]) -> bool:
         """Everything that waits now, or the first thing that comes; False once the journal is closed."""
-        with contextlib.suppress(Exception):  # queue.Empty: nothing came, and the file may have grown old
+        with contextlib.suppress(Empty):  # nothing came, and the file may have grown old
             item = self._waiting.get(timeout=self._roll_seconds)
             while item is not None:
                 batch.append(item)
@@ -173,7 +173,7 @@ class Journal:
             _write_all(self._handle, content)
             os.fdatasync(self._handle)
             self._size += len(content)
-        except (OSError, StorageError) as error:
+        except Exception as error:  # whatever it was, those who wait have to hear of it
             self._take_back()
             for _, done in batch:
                 done.set_exception(_failure(self._path, error))

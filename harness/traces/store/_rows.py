@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.traces import otlp
+from harness.traces._limits import Limits
 from harness.traces.records import Call, LogEvent, Span
 from harness.traces.redaction import is_pseudonym
+from harness.traces.store._catalogue import Table
 from harness.traces.store._journal import Record
 from harness.traces.store._segments import Row
 from harness.traces.store._signature import signature
+
+_ADMITTED = Limits(body_bytes=2**40, depth=200, entries=2**40)  # admission has bounded it; nothing is refused twice
 
 
 def span_rows(record: Record, run: int) -> Iterator[tuple[Row, Span]]:
@@ -19,7 +23,7 @@ def span_rows(record: Record, run: int) -> Iterator[tuple[Row, Span]]:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     request = ExportTraceServiceRequest.FromString(record.body)
-    spans = iter(otlp.decode_traces(record.body).items)
+    spans = iter(otlp.decode_traces(record.body, limits=_ADMITTED).items)
     for group in request.resource_spans:
         for scoped in group.scope_spans:
             for message in scoped.spans:
@@ -28,6 +32,13 @@ def span_rows(record: Record, run: int) -> Iterator[tuple[Row, Span]]:
                     _span_row(record, run, message, span, _alone(ExportTraceServiceRequest, group, scoped, message)),
                     span,
                 )
+
+
+def read_message(table: Table, message: bytes) -> tuple[Span, ...] | tuple[LogEvent, ...]:
+    """What a row's `message` holds."""
+    if table == "spans":
+        return otlp.decode_traces(message, limits=_ADMITTED).items
+    return otlp.decode_logs(message, limits=_ADMITTED).items
 
 
 def _span_row(record: Record, run: int, message: Any, span: Span, alone: bytes) -> Row:
@@ -62,7 +73,7 @@ def log_rows(record: Record, run: int) -> Iterator[tuple[Row, LogEvent]]:
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
     request = ExportLogsServiceRequest.FromString(record.body)
-    events = iter(otlp.decode_logs(record.body).items)
+    events = iter(otlp.decode_logs(record.body, limits=_ADMITTED).items)
     for group in request.resource_logs:
         for scoped in group.scope_logs:
             for message in scoped.log_records:

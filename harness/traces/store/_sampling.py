@@ -20,6 +20,8 @@ COLUMNS = (
     "tenant", "trace_id", "span_id", "start_ns", "session_key", "user_key", "service", "model", "dialect",
     "replayable", "reason", "error", "n_messages", "n_tools", "request_hash", "signature",
 )  # fmt: skip
+CHOICE = ("tenant", "span_id", "start_ns", "session_key", "user_key", "signature")
+"""What `choose` looks at."""
 _DAY_NS = 86_400 * 10**9
 _BANDS = 4  # of 16 bits: signatures that differ in at most three bits agree on one of them
 
@@ -108,7 +110,7 @@ def _ordered(table: Any, salt: str) -> NDArray[np.intp]:
     sessions = table["session_key"].to_numpy()
     unique, inverse = np.unique(sessions, return_inverse=True)
     ranks = np.array([_hash(salt, int(key)) for key in unique], dtype=np.uint64)
-    spans = np.array([int.from_bytes(s) for s in table["span_id"].to_pylist()], dtype=np.uint64)
+    spans = np.frombuffer(b"".join(table["span_id"].to_pylist()), ">u8")
     return np.lexsort((spans, table["start_ns"].to_numpy(), ranks[inverse] if len(unique) else sessions))
 
 

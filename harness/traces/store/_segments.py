@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,7 +122,8 @@ class Segments:
     def readable(self, paths: Sequence[str]) -> list[str]:
         """What DuckDB is told to read; other file systems are asked through fsspec."""
         protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
-        return [self.full(p) if self.local else f"{protocol}://{self.full(p).lstrip('/')}" for p in paths]
+        found = [self.full(p) if self.local else f"{protocol}://{self.full(p).lstrip('/')}" for p in paths]
+        return [re.sub(r"([\[*?])", r"[\1]", path) for path in found]  # DuckDB takes them for patterns
 
     def within(self, readable: str) -> str:
         """The path in its file system of a segment as `readable` names it, which is what DuckDB says."""

@@ -73,7 +73,7 @@ class Views:
 
     def _renewed(self, catalogue: Catalogue) -> None:
         self._db.execute("CREATE TABLE renewed (tenant VARCHAR, trace_id BLOB, run BIGINT)")
-        self._fill("renewed", catalogue.renewed())
+        self._fill("renewed", [(t, *row) for t in catalogue.tenants() for row in catalogue.renewed(t)])
 
     def _hide(self, catalogue: Catalogue) -> None:
         """Traces of a user that is forgotten, and of the sessions that these belong to, up to the time of asking."""
@@ -90,8 +90,14 @@ class Views:
             self._db.execute(f"CREATE VIEW {kind} AS SELECT * FROM all_{kind}{kept if hides else ''}")  # noqa: S608
 
     def _fill(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        if rows:
-            self._db.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", rows)  # noqa: S608
+        if not rows:
+            return
+        import pyarrow as pa
+
+        columns = [pa.array(column) for column in zip(*rows, strict=True)]
+        self._db.register("given", pa.table(columns, names=["a", "b", "c"]))
+        self._db.execute(f"INSERT INTO {table} SELECT * FROM given")  # noqa: S608
+        self._db.unregister("given")
 
     def _any(self, table: str) -> bool:
         return bool(self._db.table(table).limit(1).fetchall())

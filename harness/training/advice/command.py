@@ -93,7 +93,8 @@ def try_prompts(config: Path, search: Mapping[str, Any], observer: Observer, out
 
     Args:
         config: the gate.yaml.
-        search: the fields of `trying.Search`, but `gepa` as a number of calls with `reflection` beside it.
+        search: the fields of `trying.Search`, but `gepa` as a number of calls and `mipro` as a number of trials, with
+            `reflection` beside them.
         observer: is told how far it is.
         out: folder of the run directories.
 
@@ -102,11 +103,13 @@ def try_prompts(config: Path, search: Mapping[str, Any], observer: Observer, out
     """
     from harness.training.advice import reporting, trying  # here: they bring numpy and the gate
     from harness.training.advice.evolving import Evolution
+    from harness.training.advice.mipro import Bayesian
 
     chosen = dict(search)
     if chosen["candidates"] is None:
         raise ConfigError("--try-prompts needs --candidates ROWS.jsonl, rows that are in no golden set")
-    calls, reflection = chosen.pop("gepa"), chosen.pop("reflection")
-    evolution = None if calls is None else Evolution(calls, reflection)
-    trial = trying.try_prompts(load_gate(config), trying.Search(**chosen, gepa=evolution), observer, out)
+    calls, trials, reflection = (chosen.pop(key) for key in ("gepa", "mipro", "reflection"))
+    chosen["gepa"] = None if calls is None else Evolution(calls, reflection)
+    chosen["mipro"] = None if trials is None else Bayesian(trials, reflection)
+    trial = trying.try_prompts(load_gate(config), trying.Search(**chosen), observer, out)
     return Advised(reporting.tell(trial), reporting.as_document(trial), reporting.exit_code(trial))

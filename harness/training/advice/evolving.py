@@ -1,8 +1,9 @@
 """Instructions evolved by GEPA (Agrawal 2025), the optimiser behind DSPy's GEPA, where its package is installed.
 
 GEPA proposes only: what it comes up with is compared on the held-out rows with everything else, and judged on the
-frozen samples no more than once. It sees the rows that examples are drawn from. DSPy's own programs are left out on
-purpose: they wrap every question in a format of theirs, so that a prompt found there would be asked otherwise here.
+frozen samples no more than once. It sees the rows that examples are drawn from. DSPy's GEPA calls this same package;
+its own programs are left out on purpose: they wrap every question in a format of theirs, so that a prompt found there
+would be asked otherwise here.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ class Bench(Protocol):
     @property
     def subject(self) -> Subject:
         """What answers."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Worst and best oriented score."""
         ...
 
     def scores(self, proposal: Proposal, samples: Sequence[Sample]) -> list[tuple[float | None, str]]:

@@ -30,7 +30,9 @@ from harness.statistics.paired import Interval, paired_interval
 from harness.subjects import Subject, SubjectContext
 from harness.subjects.prompted import Prompt, PromptedSubject
 from harness.suites import Suite
+from harness.training.advice import mipro
 from harness.training.advice.evolving import Evolution, evolve
+from harness.training.advice.mipro import Bayesian
 from harness.training.advice.prompts import Candidates, Proposal, proposals, read_candidates
 
 _CONFIDENCE = 0.9  # of the interval on held-out rows, as of a gate's at α = 0.05
@@ -39,7 +41,7 @@ _FAILURES = 0.02  # share of the held-out rows that a prompt may leave without a
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How prompts are searched. `gepa` holds GEPA's settings, None to do without it."""
+    """How prompts are searched. `gepa` and `mipro` hold the settings of these optimisers, None to do without."""
 
     candidates: Path
     suite: str | None = None
@@ -51,6 +53,7 @@ class Search:
     seed: int = 0
     prompt_out: Path | None = None
     gepa: Evolution | None = None
+    mipro: Bayesian | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ def try_prompts(loaded: LoadedConfig, search: Search, observer: Observer, out: P
         ConfigError: the gate has no golden suite, or several and none is named.
         DataError: a candidate row is wrong, or one of the frozen samples.
         HoldError: too many answers could not be scored to say anything.
-        PluginError: GEPA is asked for and not installed.
+        PluginError: GEPA or DSPy is asked for and not installed.
     """
     observer.stage("reading suites and candidate rows")
     index = _suite_index(loaded, search.suite)
@@ -128,6 +131,13 @@ class Bench:
     metric: str
     cache: OutputCache
     observer: Observer
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Worst and best oriented score."""
+        spec = self.suite.metrics[self.metric]
+        low, high = spec.bounds
+        return (low, high) if spec.higher_is_better else (-high, -low)
 
     def outputs(self, proposal: Proposal, samples: Sequence[Sample]) -> list[tuple[Output, ...]]:
         """What the subject says behind a prompt, by sample."""
@@ -192,9 +202,17 @@ def _proposed(bench: Bench, candidates: Candidates, search: Search) -> list[Prop
     if search.gepa is not None:
         bench.observer.stage("evolving instructions with GEPA")
         instructions += evolve(bench, candidates.pool, search.gepa, seed=search.seed)
-    return proposals(
+    found = proposals(
         candidates, instructions, trials=search.trials, shots=search.shots, until=until, seed=search.seed
     )  # fmt: skip
+    if search.mipro is not None:
+        bench.observer.stage("searching instruction and examples with MIPROv2")
+        better = mipro.search(
+            bench, candidates.pool, search.mipro, shots=search.shots, separator=candidates.separator, until=until,
+            seed=search.seed,
+        )  # fmt: skip
+        found += [] if better is None else [better]
+    return found
 
 
 def _until(bench: Bench, candidates: Candidates) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 The unit is the forward pass of one token. Training on a token costs that pass, the pass backwards for the activations
 (as much again), the gradients of the weights (as much again for the share of them that is trained) and, where
 activations are recomputed, one more pass forwards (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). A token that is
-forwarded without gradients, by a look or by a reference model, costs one.
+forwarded without gradients by a reference model costs one. A token of a look costs `LOOK_PRICE`, because encoding,
+scoring, deciding and smaller batches come with it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+LOOK_PRICE = 1.4
+"""Measured in processor seconds on the demo model (`benchmarks/forgetting.py --cost`): 1.26, and some room."""
+
 FEWEST_LOOKS = 4  # a look that finds forgetting late saves little, so looks are made smaller before they are made rarer
 
 
 class Meter:
     """Counts at the model's input embedding. `trained` and `looked` are in forward passes of one token."""
 
-    def __init__(self, model: Any, trained: float = 0.0, looked: int = 0) -> None:
+    def __init__(self, model: Any, trained: float = 0.0, looked: float = 0.0) -> None:
         """Start counting, from what was counted before a training was resumed."""
         self.trained, self.looked = trained, looked
         self._looking = False
@@ -50,7 +54,7 @@ class Meter:
 
         tokens = arguments[0].numel() if arguments else 0
         if self._looking:
-            self.looked += tokens
+            self.looked += tokens * LOOK_PRICE
         else:
             self.trained += tokens * (self._step if torch.is_grad_enabled() else 1.0)
 

@@ -18,7 +18,7 @@ from harness.records import Comparison
 from harness.runs import read_json, write_json
 from harness.subjects import SubjectContext
 from harness.subjects._loading import keep_trainable
-from harness.training.forgetting._cost import LookPlan, Meter, plan_looks
+from harness.training.forgetting._cost import LOOK_PRICE, LookPlan, Meter, plan_looks
 from harness.training.forgetting._kept import KeptWeights
 from harness.training.forgetting._live import Asking
 from harness.training.forgetting._looks import CHUNK, Look, Watch
@@ -112,8 +112,9 @@ class Session:
         with undisturbed(model), self._meter.look():
             self._fingerprint = self._ask_baseline(model, known)
         # Reported by itself: it is paid once for all trainings of this start and gate.
-        asked, self._meter.looked = self._meter.looked - before, before
-        self._full = self._watch.expected_cost(self._asking.present(model, step), self._asking.encoder.prompt)
+        asked, self._meter.looked = round((self._meter.looked - before) / LOOK_PRICE), before
+        expected = self._watch.expected_cost(self._asking.present(model, step), self._asking.encoder.prompt)
+        self._full = LOOK_PRICE * expected
         if not step:
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / LOOKS).unlink(missing_ok=True)
@@ -150,7 +151,7 @@ class Session:
         self._plan = plan_looks(*wanted, self._full, budget, smallest=CHUNK)
         if self._plan is None:
             self._hopeless = True
-            said = f"a look costs {self._full:.0f} tokens and all of them may cost {budget:.0f}"
+            said = f"a look costs {self._full:.0f} passes of a token, and all of them may cost {budget:.0f}"
             _log.warning("ForgettingGuard: no look can be afforded: %s. Raise cost, or lower samples", said)
             self._write("skipped", step, reason=f"no look can be afforded: {said}", share=0.0)
         elif (self._plan.looks, self._plan.samples) != wanted:

@@ -7,8 +7,8 @@ counted and becomes no row; an answer that ran into its token limit is cut off, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import Field
 from harness.errors import ConfigError, DataError, SubjectError
 from harness.records import Message
 from harness.served import Question, Reply, ServedOptions
-from harness.served.client import Client
+from harness.served.client import Budget, Client
 from harness.training.objectives import Row
 
 
@@ -34,17 +34,29 @@ class DistillOptions(ServedOptions):
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """Rows of kind completion, and what became of the rest. `failures` counts requests by what went wrong."""
+    """Rows of kind completion, and what became of the rest. `failures` counts requests by what went wrong.
+
+    `remarks` are sentences on how the replies came about: attempts, tokens, cost.
+    """
 
     rows: tuple[dict[str, Any], ...]
     asked: int
     cut: int
     repeated: int
     failures: Counter[str]
+    remarks: tuple[str, ...] = ()
 
 
-def distilled(prompts: Sequence[Row], options: DistillOptions, cache: Path) -> Distilled:
+def distilled(
+    prompts: Sequence[Row],
+    options: DistillOptions,
+    cache: Path,
+    told: Callable[[int, int], None] | None = None,
+    budget: Budget | None = None,
+) -> Distilled:
     """Answers of a served model to `prompts` (rows of kind prompt), as rows to learn from, in the prompts' order.
+
+    `told` is called with the number of replies so far, and of all. `budget` is what may be spent.
 
     Raises:
         ConfigError: several answers are asked for at temperature 0, where all would be the same.
@@ -56,8 +68,9 @@ def distilled(prompts: Sequence[Row], options: DistillOptions, cache: Path) -> D
     if not prompts:
         raise DataError("there is no prompt to ask the teacher")
     asked = [_question(row, number, seed, options) for number, row in enumerate(prompts) for seed in _seeds(options)]
-    with Client(options, store=cache) as client:
-        replies = [reply for _, reply in sorted(client.ask(asked), key=lambda pair: pair[0])]
+    with Client(options, store=cache, budget=budget) as client:
+        replies = _replies(client, asked, told)
+        remarks = client.remarks()
     failures = Counter(reply.failure.detail for reply in replies if reply.failure is not None)
     if failures.total() > options.max_failures * len(asked):
         worst, times = failures.most_common(1)[0]
@@ -65,7 +78,17 @@ def distilled(prompts: Sequence[Row], options: DistillOptions, cache: Path) -> D
             f"{options.model}: {failures.total()} of {len(asked)} requests stayed without an answer ({times} times: "
             f"{worst}). Those that were answered are kept in {cache}; the same command asks for the others only."
         )
-    return _collected(prompts, replies, options, failures)
+    return replace(_collected(prompts, replies, options, failures), remarks=tuple(remarks))
+
+
+def _replies(client: Client, asked: Sequence[Question], told: Callable[[int, int], None] | None) -> list[Reply]:
+    """The replies in the order of the questions."""
+    found: dict[int, Reply] = {}
+    for index, reply in client.ask(asked):
+        found[index] = reply
+        if told is not None:
+            told(len(found), len(asked))
+    return [found[index] for index in range(len(asked))]
 
 
 def _collected(

@@ -7,7 +7,8 @@ the second place is its position bias.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from harness.training.objectives import Row
 from harness.training.objectives._rewards import plain
 
 Outcome = Literal["first", "second", "tie", "prefers_first_place", "prefers_second_place", "half_a_tie", "failed"]
+
+_AT_ONCE = 256  # pairs between two words on how far it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,12 @@ class Labelled:
         return sum(o in ("first", "second", "tie") for o in self.outcomes) / judged if judged else 0.0
 
 
-def labelled(rows: Sequence[Row], judge: Judge, max_failures: float = 0.05) -> Labelled:
+def labelled(
+    rows: Sequence[Row], judge: Judge, max_failures: float = 0.05, told: Callable[[int, int], None] | None = None
+) -> Labelled:
     """Compare `answers`, two in each row, to its `prompt`; texts, or lists of messages throughout.
+
+    `told` is called with the number of pairs judged so far, and of all.
 
     Raises:
         ConfigError: the judge does not compare.
@@ -60,13 +67,20 @@ def labelled(rows: Sequence[Row], judge: Judge, max_failures: float = 0.05) -> L
     if not judge.pairwise:
         raise ConfigError(f"judge {judge.name!r} grades one answer; pairs are labelled by one that compares two")
     pairs = [_pair(number, row) for number, row in enumerate(rows)]
-    judged = judge.compare(
-        [_case(number, row, pair) for number, (row, pair) in enumerate(zip(rows, pairs, strict=True))]
-    )
+    cases = [_case(number, row, pair) for number, (row, pair) in enumerate(zip(rows, pairs, strict=True))]
+    judged: list[Judgement] = []
+    for start in range(0, len(cases), _AT_ONCE):
+        judged += judge.compare(cases[start : start + _AT_ONCE])
+        if told is not None:
+            told(len(judged), len(cases))
     outcomes = tuple(_outcome(judgement) for judgement in judged)
     failed = outcomes.count("failed")
     if failed > max_failures * len(rows):
-        raise SubjectError(f"the judge gave no judgement on {failed} of {len(rows)} pairs; mend it and label again")
+        why = Counter(judgement.reason for judgement in judged if judgement.value is None).most_common(1)[0]
+        raise SubjectError(
+            f"the judge gave no judgement on {failed} of {len(rows)} pairs ({why[1]} times: {why[0]}). What it has "
+            "judged is remembered; mend it and label again"
+        )
     made = [_row(row, pair, outcome) for row, pair, outcome in zip(rows, pairs, outcomes, strict=True)]
     decided = tuple(row for row in made if row is not None)
     if not decided:
