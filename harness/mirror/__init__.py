@@ -12,6 +12,7 @@ import base64
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ def serve(
     )  # fmt: skip
     bound, number = listener.getsockname()[:2]
     try:
-        with quiet_signals(), _switched_by_signal(link):
+        with quiet_signals():
             started(f"http://{f'[{bound}]' if ':' in bound else bound}:{number}")
             uvicorn.Server(config).run(sockets=[listener])
     finally:
@@ -79,14 +80,14 @@ def build(loaded: Loaded, link: Link, tokens: Tokens | None = None) -> Starlette
     from starlette.applications import Starlette
     from starlette.routing import Mount, Route
 
-    proxy = Proxy(loaded, link, _callers(tokens))
-    pages = _Pages(loaded, link, tokens)
+    proxy, switch = Proxy(loaded, link, _callers(tokens)), _Switch(loaded.folder / SWITCH, link)
+    pages = _Pages(loaded, switch, tokens)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await proxy.open()
         await link.start()
-        watching = asyncio.create_task(_watch_switch(loaded.folder / SWITCH, link))
+        watching = asyncio.create_task(switch.watch())
         yield
         watching.cancel()
         await link.stop()
@@ -151,8 +152,8 @@ def _candidates(headers: Headers) -> list[tuple[bytes, str]]:
 
 
 class _Pages:
-    def __init__(self, loaded: Loaded, link: Link, tokens: Tokens | None) -> None:
-        self._operators, self._link, self._tokens = loaded.config.operators, link, tokens
+    def __init__(self, loaded: Loaded, switch: _Switch, tokens: Tokens | None) -> None:
+        self._operators, self._switch, self._tokens = loaded.config.operators, switch, tokens
 
     async def page(self, request: Request) -> Response:
         """The live page."""
@@ -160,7 +161,7 @@ class _Pages:
 
         if not self._may(request):
             return live.locked()
-        made = await self._link.page()
+        made = await self._switch.link.page()
         if made is None:
             return Response("the comparing process does not answer; users are served on", 503, media_type="text/plain")
         return live.response(*made)
@@ -174,7 +175,7 @@ class _Pages:
             return JSONResponse({"error": "POST /-/mirror/off or /-/mirror/on"}, 404)
         if "x-harness-switch" not in request.headers or not self._may(request):
             return JSONResponse({"error": "send x-harness-switch: 1, and an operator's token where there are any"}, 401)
-        self._link.switch(off=state == "off")
+        self._switch.turn(off=state == "off")
         return JSONResponse({"mirror": state})
 
     def _may(self, request: Request) -> bool:
@@ -190,27 +191,34 @@ async def _healthy(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def _watch_switch(path: Path, link: Link) -> None:
-    """A file that stops copying, for whoever can reach neither process nor port."""
-    there = False
-    while True:
-        if path.exists() != there:
-            there = not there
-            link.switch(off=there)
-        await asyncio.sleep(_SWITCH_SECONDS)
+@dataclass(frozen=True, slots=True)
+class _Switch:
+    """The switch is a file in the state's folder: whoever can write there can stop copying, and it survives a restart."""
 
+    path: Path
+    link: Link
 
-@contextlib.contextmanager
-def _switched_by_signal(link: Link) -> Any:
-    before = {
-        signal.SIGUSR1: signal.signal(signal.SIGUSR1, lambda *_: link.switch(off=True)),
-        signal.SIGUSR2: signal.signal(signal.SIGUSR2, lambda *_: link.switch(off=False)),
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def turn(self, *, off: bool) -> None:
+        """Stop copying at once, or go on."""
+        with contextlib.suppress(OSError):  # a disk that takes no file must not keep anybody from stopping
+            if off:
+                self.path.touch()
+            else:
+                self.path.unlink(missing_ok=True)
+        self.link.switch(off=off)
+
+    async def watch(self) -> None:
+        """Follow the file, and the signals SIGUSR1 (off) and SIGUSR2 (on)."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(RuntimeError, ValueError):  # signals are for the main thread
+            loop.add_signal_handler(signal.SIGUSR1, lambda: self.turn(off=True))
+            loop.add_signal_handler(signal.SIGUSR2, lambda: self.turn(off=False))
+        there = False
+        while True:
+            if self.path.exists() != there:
+                there = not there
+                self.link.switch(off=there)
+            await asyncio.sleep(_SWITCH_SECONDS)
 
 
 def _try_state(loaded: Loaded) -> None:
