@@ -36,7 +36,7 @@ from harness.served._litellm import listed_prices
 from harness.traces.records import Span
 
 _BOOK_SECONDS = 0.2
-_LOOKING = 20  # times as long as a look took passes until the next
+_LOOKING = 4  # times as long as a look took passes until the next
 _DIFFER = 1e-9
 _LONG = 8192  # bytes of a request that is long
 _MOST_ANSWER = 32 * 2**20
@@ -311,10 +311,11 @@ class Comparer:
             grown = self._evidence.grow()
             if grown or self._changed or self._verdict is None:
                 self._changed = False
-                began = time.monotonic()
+                began, first = time.monotonic(), self._verdict is None
                 await self._look()
                 self._ledger.prune()
-                pause = max(self._loaded.config.policy.look_seconds, _LOOKING * (time.monotonic() - began))
+                if not first:  # which also loads what looks need
+                    pause = max(self._loaded.config.policy.look_seconds, _LOOKING * (time.monotonic() - began))
             await asyncio.sleep(pause)
 
     async def _look(self) -> None:
