@@ -191,7 +191,7 @@ def _test(seen: Observed, guard: Guard, metric: MetricSpec, block_alpha: float) 
         span=metric.span,
         estimand=guard.estimand,
         total=seen.weight,
-        cluster_cap=max(seen.largest, guard.cluster_cap),
+        cluster_cap=seen.largest,
     )
     return sequential_test(seen.draws, design, alpha=guard.alpha, block_alpha=block_alpha, complete=seen.exhausted)
 

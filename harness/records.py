@@ -332,8 +332,6 @@ class Guard:
     With `must_improve` the guard asks for a gain of more than that instead of tolerating a drop of `margin`. With
     `labels` it is about what people think: so many pairs are drawn for them, and the judge's difference is corrected
     by theirs. A guard with a `veto` that is not required blocks when it has regressed, and otherwise changes nothing.
-    `cluster_cap` is the largest cluster that a stream can hold, where that is fixed before the first of it is seen; 0
-    takes the largest in the evidence, which must then be there from the beginning.
     """
 
     @property
@@ -352,7 +350,6 @@ class Guard:
     max_failures: float = 0.02
     labels: int = 0
     veto: bool = False
-    cluster_cap: int = 0
 
     @property
     def tolerated(self) -> float:

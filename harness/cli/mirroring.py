@@ -9,13 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli._terminal import Json, print_json
-from harness.cli.shadow import shadow
 
 Config = Annotated[Path, typer.Argument(help="A mirror.yaml.")]
 Trial = Annotated[bool, typer.Option("--aa", help="Compare the champion with itself, to try the policy.")]
 
 
-@shadow.command()
 def mirror(
     config: Config = Path("mirror.yaml"),
     host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs token_file.")] = "127.0.0.1",
@@ -40,7 +38,6 @@ def mirror(
     return 0
 
 
-@shadow.command()
 def verdict(config: Config = Path("mirror.yaml"), aa: Trial = False, as_json: Json = False) -> int:
     """Say what the mirror's evidence says so far. Exit code: 0 promote, 1 block, 3 hold."""
     from harness.mirror import load_mirror

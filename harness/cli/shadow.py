@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli import mirroring
 from harness.cli._terminal import Json, print_json
 
 if TYPE_CHECKING:
@@ -112,6 +113,10 @@ def expire(
     else:
         typer.echo(f"{rows} rows from before {before} deleted")
     return 0
+
+
+shadow.command()(mirroring.mirror)
+shadow.command()(mirroring.verdict)
 
 
 def _print_stats(found: Stats) -> None:

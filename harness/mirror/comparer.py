@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -311,20 +311,19 @@ class Comparer:
             grown = self._evidence.grow()
             if grown or self._changed or self._verdict is None:
                 self._changed = False
-                began, first = time.monotonic(), self._verdict is None
-                await self._look()
+                pause = max(self._loaded.config.policy.look_seconds, _LOOKING * await self._look())
                 self._ledger.prune()
-                if not first:  # which also loads what looks need
-                    pause = max(self._loaded.config.policy.look_seconds, _LOOKING * (time.monotonic() - began))
             await asyncio.sleep(pause)
 
-    async def _look(self) -> None:
-        verdict = await asyncio.to_thread(self._evidence.now())
+    async def _look(self) -> float:
+        """Decide; the seconds of processor time that it took."""
+        verdict, spent = await asyncio.to_thread(_timed, self._evidence.now())
         self._evidence.note(verdict)
         if self._verdict is None or verdict.verdict != self._verdict.verdict:
             reason = verdict.reasons[0] if verdict.reasons else ""
             self._send(Frame("verdict", {"verdict": verdict.verdict, "reason": reason}))
         self._verdict = verdict
+        return spent
 
     def _status(self) -> dict[str, Any]:
         return {
@@ -335,6 +334,11 @@ class Comparer:
     def _send(self, frame: Frame) -> None:
         if not self._writer.is_closing():
             self._writer.write(frame.pack())
+
+
+def _timed(decide: Callable[[], Verdict]) -> tuple[Verdict, float]:
+    began = time.thread_time()
+    return decide(), time.thread_time() - began
 
 
 def kinds_of(job: Job, asked: Asked | None) -> list[str]:

@@ -103,7 +103,7 @@ class SessionsSection(Section):
 
     header: str = Field("x-session-id", description="header that holds its id; else the body's metadata.session_id, "
                                                     "else its first messages stand for it")  # fmt: skip
-    most_calls: int = Field(8, ge=1, le=1000, description="calls of one session that count; fixed before the first")
+    most_calls: int = Field(8, ge=1, le=1000, description="calls of one session that are compared; then it is complete")
     idle_seconds: float = Field(600.0, gt=0, description="a session without a call for so long is complete")
     most_seconds: float = Field(3600.0, gt=0, description="so is one that began so long ago")
 
@@ -122,7 +122,7 @@ class PolicySection(Section):
 
     alpha: float = Field(0.05, gt=0, lt=0.5)
     margin: float = Field(0.02, gt=0)
-    max_failures: float = Field(0.05, ge=0, lt=1, description="share of pairs that may fail")
+    max_failures: float = Field(0.05, ge=0, lt=1, description="share of calls, and of sessions, that may fail")
     max_seconds: float = Field(60.0, gt=0, description="slower than this is no worse (bounds `seconds`)")
     max_output_tokens: int = Field(8192, ge=1, description="longer than this is no worse (bounds `output_tokens`)")
     min_coverage: float = Field(0.8, ge=0, le=1, description="share of eligible calls that must have been compared")
@@ -231,15 +231,10 @@ class Loaded(Section):
             Guard(
                 SUITE, section.metric, alpha=policy.alpha, estimand="population", required=section.required,
                 margin=section.margin if section.margin is not None else policy.margin * spans[section.metric],
-                max_failures=policy.max_failures, veto=section.veto, cluster_cap=self._cap,
+                max_failures=policy.max_failures, veto=section.veto,
             )
             for section in sections
         ]  # fmt: skip
-
-    @property
-    def _cap(self) -> int:
-        # Split traffic is paired session by session, and a pair of sessions is one draw of size 1.
-        return self.config.sessions.most_calls if self.mode == "mirror" else 1
 
     def comparison_digest(self) -> str:
         """SHA-256 over all that makes two observations part of one comparison."""

@@ -1,8 +1,10 @@
 """The sequential gate on live traffic: evidence grows session by session, and the policy reads along
 
-In a mirror a pair is one call answered by both, and a session is one draw. In a split no call has two answers: the
-i-th complete session of one arm is paired with the i-th of the other, by the mean of its scores. Which arm a session
-belongs to is drawn by hash, so both are independent draws from the stream, and the pair of them is one.
+The claim is about the mean over sessions: a session is one draw from the stream, however many calls it has, and its
+score is the mean over its calls. So calls of one conversation, which depend on each other, are never taken for several
+observations, and no bound on their number slows the bets. In a mirror both means are over the calls that both sides
+have a score for. In a split no call has two answers: the i-th complete session of one arm is paired with the i-th of
+the other. Which arm a session belongs to is drawn by hash, so both are independent draws, and the pair of them is one.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +22,7 @@ from typing import Any
 from harness import policy
 from harness.errors import StorageError
 from harness.mirror.config import SUITE, Loaded, metric_specs
-from harness.mirror.ledger import BY_CHOICE, COMPARED, INTERRUPTED, RECEIVED, Ledger, Pair, Session
+from harness.mirror.ledger import BY_CHOICE, COMPARED, RECEIVED, Ledger, Pair, Session
 from harness.records import Check, Comparison, Evidence, PairedScore, Score, Verdict
 
 _ENOUGH = 50  # calls of a kind before its coverage says anything
@@ -31,26 +34,28 @@ class Evidences:
 
     loaded: Loaded
     ledger: Ledger
+    _specs: dict[str, Any] = field(init=False)
     _pairs: dict[str, list[PairedScore]] = field(init=False)
     _after: int = 0
     _alone: dict[str, list[tuple[Session, list[tuple[str, Pair]]]]] = field(default_factory=dict)
     _told: dict[str, int] = field(default_factory=dict)
+    _calls: Counter[str] = field(default_factory=Counter)
+    _failed: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._specs = metric_specs(self.loaded.config.policy)
         self._pairs = {name: [] for name in self._specs}
 
-    _specs: dict[str, Any] = field(init=False)
-
     def grow(self) -> bool:
         """Take in what has become complete; whether there was anything."""
         sessions = self.ledger.settled(self._after)
         for session, pairs in sessions:
+            self._after = session.place
+            self._count_failures(pairs)
             if self.loaded.mode == "mirror":
-                self._take(session.cluster, pairs)
+                self._take(session, pairs)
             elif pairs:
                 self._alone.setdefault(session.arm, []).append((session, pairs))
-            self._after = session.place
         self._match()
         return bool(sessions)
 
@@ -64,6 +69,9 @@ class Evidences:
         """Whether enough of the traffic was compared, no kind of it too little, and the policy was tried."""
         found = [coverage_check(self.ledger.counts(), self.loaded.config.policy.min_coverage)]
         found.append(kinds_check(self.ledger.by_kind(), self.loaded.config.policy.max_gap))
+        named = [guard.metric for guard in self.loaded.config.guards if guard.required]
+        shares = {name: self._failed[name] / self._calls[name] for name in named if self._calls[name]}
+        found.append(failures_check(shares, self.loaded.config.policy.max_failures))
         if self.loaded.config.policy.tried and not self.loaded.aa:
             found.append(trial_check(self.loaded))
         return found
@@ -82,29 +90,36 @@ class Evidences:
         counts = self.ledger.counts()
         return {"mode": self.loaded.mode, "aa": self.loaded.aa, "counts": counts, "coverage": coverage(counts)}
 
-    def _take(self, cluster: str, pairs: Sequence[tuple[str, Pair]]) -> None:
-        for job, pair in pairs:
-            for name, (champion, candidate) in pair.items():
-                if name in self._pairs:
-                    self._pairs[name].append(PairedScore(job, cluster, (), champion, candidate))
+    def _count_failures(self, pairs: Sequence[tuple[str, Pair]]) -> None:
+        for _, pair in pairs:
+            for name, scores in pair.items():
+                self._calls[name] += 1
+                self._failed[name] += any(score.value is None for score in scores)
+
+    def _take(self, session: Session, pairs: Sequence[tuple[str, Pair]]) -> None:
+        """One session of a mirror."""
+        for name in self._specs:
+            scores = [pair[name] for _, pair in pairs if name in pair]
+            if scores:
+                whole = [both for both in scores if None not in (both[0].value, both[1].value)]
+                sides = _mean([b[0] for b in whole or scores]), _mean([b[1] for b in whole or scores])
+                self._pairs[name].append(PairedScore(session.cluster, "", (), *sides))
 
     def _match(self) -> None:
         """Pair complete sessions of the two arms, in order."""
-        ours, theirs = (self._alone.get(arm, []) for arm in ("champion", "candidate"))
+        ours, theirs = (self._alone.setdefault(arm, []) for arm in ("champion", "candidate"))
         n = min(len(ours), len(theirs))
         for (left, left_pairs), (right, right_pairs) in zip(ours[:n], theirs[:n], strict=True):
             for name in self._specs:
-                sides = _mean(left_pairs, name), _mean(right_pairs, name)
-                if None not in sides:
-                    self._pairs[name].append(PairedScore(f"{left.place}|{right.place}", "", (), *sides))
+                sides = [[pair[name][0] for _, pair in pairs if name in pair] for pairs in (left_pairs, right_pairs)]
+                if all(sides):  # a metric that concerns no call of a session says nothing of it
+                    pair = PairedScore(f"{left.place}|{right.place}", "", (), _mean(sides[0]), _mean(sides[1]))
+                    self._pairs[name].append(pair)
         del ours[:n], theirs[:n]
 
 
-def _mean(pairs: Sequence[tuple[str, Pair]], name: str) -> Score | None:
-    """The mean score of a session; failed where none was scored, None where the metric concerns no call of it."""
-    scores = [pair[name][0] for _, pair in pairs if name in pair]
-    if not scores:
-        return None
+def _mean(scores: Sequence[Score]) -> Score:
+    """The mean of those that have a value; failed where none has."""
     values = [score.value for score in scores if score.value is not None]
     return Score.of(math.fsum(values) / len(values)) if values else Score.failed(scores[0].reason or "not scored")
 
@@ -132,6 +147,13 @@ def coverage_check(counts: dict[str, int], least: float) -> Check:
     why = "; not compared: " + ", ".join(f"{w} {n:,}" for w, n in sorted(lost.items(), key=lambda i: -i[1])) if lost else ""
     detail = f"{counts.get(COMPARED, 0):,} of {meant:,} eligible calls were compared ({share:.1%}, at least {least:.0%}){why}"
     return Check("coverage", share >= least, detail)
+
+
+def failures_check(shares: dict[str, float], most: float) -> Check:
+    """Whether calls failed so seldom that those left still speak for all; a session of which one failed hides it."""
+    above = ", ".join(f"{name} {share:.1%}" for name, share in sorted(shares.items()) if share > most)
+    told = f"calls without a score on both sides: {above}" if above else "few enough calls are without a score"
+    return Check("failures", not above, f"{told} (at most {most:.1%})")
 
 
 def kinds_check(kinds: dict[str, tuple[int, int]], gap: float) -> Check:
@@ -192,8 +214,3 @@ def _write(path: Path, held: dict[str, Any]) -> None:
         draft.replace(path)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error
-
-
-def interrupted(counts: dict[str, int]) -> int:
-    """Calls of which it is not known what became of them, because the proxy was killed."""
-    return counts.get(INTERRUPTED, 0)

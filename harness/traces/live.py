@@ -29,7 +29,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A confidence sequence: (pairs, difference, low, high) in the unit shown, and the threshold that it must clear."""
+    """A confidence sequence: (sessions, difference, low, high) in the unit shown, and the threshold that it must clear."""
 
     points: Sequence[tuple[float, float, float, float]]
     threshold: float
@@ -137,7 +137,7 @@ def _bars(minutes: Sequence[tuple[str, int, int]]) -> dict[str, Any] | None:
 
 
 def _chart(series: Series | None) -> dict[str, Any]:
-    """The interval as a band over the number of pairs, with the threshold; both axes are linear."""
+    """The interval as a band over the number of sessions, with the threshold; both axes are linear."""
     assert series is not None  # noqa: S101 - asked before
     points = series.points
     # What the beginning did not know would flatten all that came after, so the scale is that of the later half.
@@ -158,7 +158,7 @@ def _chart(series: Series | None) -> dict[str, Any]:
     return {
         "band": _path([*upper, *lower[::-1]]), "line": _path(line), "width": _WIDTH, "height": _HEIGHT, "ticks": ticks,
         "threshold": place(first, series.threshold)[1], "zero": place(first, 0.0)[1], "left": _LEFT, "right": _WIDTH - 8,
-        "from": f"{int(first):,}", "to": f"{int(points[-1][0]):,} pairs", "last": line[-1], "unit": series.unit,
+        "from": f"{int(first):,}", "to": f"{int(points[-1][0]):,} sessions", "last": line[-1], "unit": series.unit,
     }  # fmt: skip
 
 
