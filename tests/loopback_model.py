@@ -1,9 +1,8 @@
 """A real HTTP server on 127.0.0.1 that speaks OpenAI's API as far as it is asked here, and misbehaves as told.
 
 It answers /v1/chat/completions, /v1/completions (both also as a stream) and /v1/models by a Python function of the
-messages. Faults come by a
-seeded share, drawn from the question and the number of times that it was asked, so that they do not depend on the order
-in which requests arrive. Everything that was asked is recorded, so that a test can show what was paid for twice:
+messages. Faults come by a seeded share, drawn from the question and the number of times that it was asked, so that they
+do not depend on the order in which requests arrive. Everything that was asked is recorded, so that a test can show what was paid for twice:
 
     with LoopbackModel(lambda messages: "yes", latency=0.2, faults={"429": 0.1, "cut": 0.1}) as server:
         options = ServedOptions(model="openai/m", api_base=server.base)
@@ -75,8 +74,8 @@ class LoopbackModel:
     `latency` is in seconds; `faults` maps a fault to its share of the attempts; `script` is used up first, one entry an
     attempt ("" answers); `retry_after` is the header of "429-retry-after"; `key`: answer 401 to any other; `schemas`:
     whether a response_format is accepted, else 400; `refuses`: parameters that are answered with 400; `listed`: what
-    else stands in the model's entry at /v1/models; `record`: whether `asked` is kept; `pace`: seconds between two words of
-    a stream.
+    else stands in the model's entry at /v1/models; `record`: whether `asked` is kept; `pace`: seconds between two words
+    of a stream.
     """
 
     answer: Answer = lambda messages: f"echo {messages[-1]['content']}"

@@ -40,7 +40,8 @@ def settings(champion: str, candidate: str, **more: Any) -> dict[str, Any]:
     mode = {} if "split" in more else {"mirror": {"share": 1.0}}
     deployments = [{"model": "openai/m", "api_base": candidate}]
     return {
-        "champion": {"api_base": champion}, "candidate": {"deployments": deployments, "timeout": 5}, **QUICK, **mode, **more,
+        "champion": {"api_base": champion}, "candidate": {"deployments": deployments, "timeout": 5},
+        **QUICK, **mode, **more,
     }  # fmt: skip
 
 

@@ -103,7 +103,9 @@ def test_sessions_enter_in_order_of_their_first_call_and_none_behind_an_open_one
 
 def test_a_session_is_complete_after_its_calls_or_its_time_too(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "c")
-    full, old, fresh = (ledger.session(name, "champion", at) for name, at in (("full", 90.0), ("old", 10.0), ("new", 90.0)))
+    full, old, fresh = (
+        ledger.session(name, "champion", at) for name, at in (("full", 90.0), ("old", 10.0), ("new", 90.0))
+    )
     for _ in range(2):
         ledger.enter(full, 99.0)
     ledger.touch(old.place, 99.0)
@@ -112,7 +114,9 @@ def test_a_session_is_complete_after_its_calls_or_its_time_too(tmp_path: Path) -
     ledger.close()
 
 
-def test_a_candidate_that_gets_worse_is_blocked_one_that_does_not_is_promoted_and_few_pairs_hold(tmp_path: Path) -> None:
+def test_a_candidate_that_gets_worse_is_blocked_one_that_does_not_is_promoted_and_few_pairs_hold(
+    tmp_path: Path,
+) -> None:
     guards = {"guards": [{"metric": "complied", "margin": 0.05}]}
     for name, worse, n, expected in (("a", 0.3, 300, "block"), ("b", 0.0, 300, "promote"), ("c", 0.0, 5, "hold")):
         folder = tmp_path / name
@@ -230,7 +234,11 @@ def test_two_equal_models_are_blocked_in_no_more_than_alpha_of_streams_looked_at
         ledger = Ledger(config.folder, config.comparison_digest())
         for i in range(150):
             easy = draw.random()  # calls of one session share how hard they are
-            put(ledger, f"s{i}", [(float(draw.random() < easy), float(draw.random() < easy)) for _ in range(draw.choice([1, 4]))])
+            put(
+                ledger,
+                f"s{i}",
+                [(float(draw.random() < easy), float(draw.random() < easy)) for _ in range(draw.choice([1, 4]))],
+            )
         blocked += any(c.outcome == "regressed" for c in verdict(config, ledger).comparisons)  # of the running maximum
         ledger.close()
     assert blocked <= 7  # P(more than 7 of 60 at 5 %) < 1 %

@@ -90,7 +90,9 @@ def test_dollars_are_counted_by_the_prices() -> None:
 
 
 @given(salt=st.text(max_size=5), cluster=st.text(max_size=5), small=st.floats(0, 1), large=st.floats(0, 1))
-def test_a_larger_share_takes_sessions_in_and_throws_none_out(salt: str, cluster: str, small: float, large: float) -> None:
+def test_a_larger_share_takes_sessions_in_and_throws_none_out(
+    salt: str, cluster: str, small: float, large: float
+) -> None:
     small, large = sorted((small, large))
     assert below(small, "mirror", salt, cluster) <= below(large, "mirror", salt, cluster)
     assert not below(0.0, "mirror", salt, cluster)

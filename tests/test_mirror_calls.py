@@ -18,11 +18,17 @@ ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-        st.sampled_from(["choices", "message", "delta", "tool_calls", "function", "content", "index", "finish_reason", "usage",
-                         "messages", "tools", "type", "role", "metadata", "image_url", "url", "error", "stream", "prompt"]),
+        st.sampled_from([
+            "choices", "message", "delta", "tool_calls", "function", "content", "index", "finish_reason", "usage", "url",
+            "messages", "tools", "type", "role", "metadata", "image_url", "error", "stream", "prompt",
+        ]),
         inner, max_size=5),
     max_leaves=25,
 )  # fmt: skip
+
+
+def holding(part: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [part]}]}
 
 
 def asked(**more: Any) -> Any:
@@ -30,8 +36,8 @@ def asked(**more: Any) -> Any:
 
 
 def whole(text: str, finish: str = "stop", **message: Any) -> Answer:
-    body = {"choices": [{"message": {"content": text, **message}, "finish_reason": finish}], "usage": {"prompt_tokens": 3,
-            "completion_tokens": 2}}  # fmt: skip
+    choice = {"message": {"content": text, **message}, "finish_reason": finish}
+    body = {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
     return read_answer(200, {"content-type": "application/json"}, json.dumps(body).encode(), 10**6)
 
 
@@ -48,11 +54,9 @@ def whole(text: str, finish: str = "stop", **message: Any) -> Answer:
         ({"store": False}, ""),
         ({"messages": []}, "unreadable"),
         ({"messages": ["hi"]}, "unreadable"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}]},
-         "remote-content"),
-        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]}, "remote-content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]},
-         ""),
+        (holding({"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}), "remote-content"),
+        (holding({"type": "file", "file": {"file_id": "f"}}), "remote-content"),
+        (holding({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}), ""),
     ],
 )  # fmt: skip
 def test_a_request_is_asked_again_only_where_that_asks_the_same_and_does_nothing(more: Any, obstacle: str) -> None:
@@ -76,11 +80,12 @@ def test_turns_of_one_conversation_are_one_session_with_or_without_an_id() -> No
 
 def test_a_stream_says_the_same_as_the_whole_answer() -> None:
     call = {"index": 0, "id": "c1", "function": {"name": "look", "arguments": '{"a":'}}
+    more = {"index": 0, "function": {"arguments": " 1}"}}
     pieces: list[Any] = [
         {"id": "r", "model": "m1", "choices": [{"index": 0, "delta": {"role": "assistant", "content": "Yes, "}}]},
-        {"id": "r", "choices": [{"index": 0, "delta": {"content": "it is."}}, {"index": 1, "delta": {"content": "no"}}]},
+        {"id": "r", "choices": [{"index": 0, "delta": {"content": "it is."}}, {"index": 1, "delta": {}}]},
         {"id": "r", "choices": [{"index": 0, "delta": {"tool_calls": [call]}}]},
-        {"id": "r", "choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": " 1}"}}]}}]},
+        {"id": "r", "choices": [{"index": 0, "delta": {"tool_calls": [more]}}]},
         {"id": "r", "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
         {"id": "r", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
     ]  # fmt: skip
@@ -94,12 +99,15 @@ def test_a_stream_says_the_same_as_the_whole_answer() -> None:
     assert cut.failure
     assert "ended before" in read_answer(200, {"content-type": "text/event-stream"}, events[:90], 10**6).failure
     assert gzip.compress(events) != events
-    packed = read_answer(200, {"content-type": "text/event-stream", "content-encoding": "gzip"}, gzip.compress(events), 10**6)
+    packed = read_answer(
+        200, {"content-type": "text/event-stream", "content-encoding": "gzip"}, gzip.compress(events), 10**6
+    )
     assert packed == streamed
 
 
 @pytest.mark.parametrize(
-    ("status", "rejected"), [(400, True), (422, True), (404, True), (401, False), (429, False), (500, False), (503, False)]
+    ("status", "rejected"),
+    [(400, True), (422, True), (404, True), (401, False), (429, False), (500, False), (503, False)],
 )
 def test_an_error_either_judged_the_request_or_says_nothing_of_it(status: int, rejected: bool) -> None:
     answer = read_answer(status, {}, b"no", 10**6)

@@ -1,14 +1,13 @@
 """A proxy that shows a candidate live traffic without anyone noticing, and a gate that reads along
 
-`proxy` answers users with the champion's own bytes; `link` hands copies of calls, within bounds, to `comparer`, a process
-of its own that asks the `candidate`, scores both answers, keeps the books (`ledger`) and decides (`evidence`). Or the
-proxy splits traffic between the two, and the answers of both arms are compared.
+`proxy` answers users with the champion's own bytes; `link` hands copies of calls, within bounds, to `comparer`, a
+process of its own that asks the `candidate`, scores both answers, keeps the books (`ledger`) and decides (`evidence`).
+Or the proxy splits traffic between the two, and the answers of both arms are compared.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -115,8 +114,8 @@ def _tokens(loaded: Loaded, host: str) -> Tokens | None:
     if path is None:
         if not is_loopback(host):
             raise ConfigError(
-                f"--host {host} can be reached by others, so it needs tokens: `harness shadow token TENANT --token-file "
-                "FILE` makes one; name the file as token_file"
+                f"--host {host} can be reached by others, so it needs tokens: "
+                "`harness shadow token TENANT --token-file FILE` makes one; name the file as token_file"
             )
         return None
     return read_tokens(path)
@@ -193,7 +192,7 @@ async def _healthy(_: Request) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Switch:
-    """The switch is a file in the state's folder: whoever can write there can stop copying, and it survives a restart."""
+    """A file in the state's folder: whoever can write there can stop copying, and a restart does not start it again."""
 
     path: Path
     link: Link

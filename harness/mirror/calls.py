@@ -147,8 +147,9 @@ def _obstacle(path: str, body: Mapping[str, Any]) -> str:
     if any(body.get(name) for name in _SERVER_STATE):
         return "server-state"
     tools = body.get("tools")
-    foreign = [t for t in tools if not isinstance(t, dict) or t.get("type") != "function"] if _is_list(tools) else []
-    if foreign or (tools is not None and not isinstance(tools, list)) or any(body.get(n) for n in _SERVER_TOOLS):
+    listed = tools if isinstance(tools, list) else [] if tools is None else [tools]
+    foreign = any(not isinstance(t, dict) or t.get("type") != "function" for t in listed)
+    if foreign or any(body.get(name) for name in _SERVER_TOOLS):
         return "server-tools"
     if path == COMPLETION:
         return "" if isinstance(body.get("prompt"), str) else "unreadable"
@@ -157,10 +158,6 @@ def _obstacle(path: str, body: Mapping[str, Any]) -> str:
         return "unreadable"
     # A provider's library, or the provider, would fetch what an address in a message points at.
     return "remote-content" if any(map(_is_remote, messages)) else ""
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
 
 
 def _is_remote(message: Mapping[str, Any]) -> bool:

@@ -130,7 +130,9 @@ class _Routed:
         except Exception as error:  # litellm raises whatever the client below it does
             status = getattr(error, "status_code", None)
             said = type(error).__name__
-            answer = failed(status, said) if isinstance(status, int) and status >= 400 else Answer(failure=said, status=0)
+            answer = (
+                failed(status, said) if isinstance(status, int) and status >= 400 else Answer(failure=said, status=0)
+            )
         return replace(answer, seconds=time.monotonic() - began, first_token=first[0] or None)
 
     async def _exchange(self, asked: Asked, began: float, first: list[float]) -> Answer:

@@ -278,7 +278,9 @@ class Comparer:
         return admitted[1]
 
     def _base(self, arm: str) -> str:
-        return self._loaded.config.champion.api_base if arm == "champion" else self._loaded.deployments[0].api_base or ""
+        return (
+            self._loaded.config.champion.api_base if arm == "champion" else self._loaded.deployments[0].api_base or ""
+        )
 
     def _name(self, job: Job) -> str:
         """The job's name in the books, in the order of arrival."""

@@ -175,7 +175,9 @@ class MirrorConfig(Section):
             raise ValueError("guards: none is required, so nothing could ever be promoted")
         if self.receiver is not None and self.token_file is not None:
             raise ValueError("receiver: it knows one tenant by its token, and token_file may name several; use store")
-        if self.split is not None and not (len(self.candidate.deployments) == 1 and self.candidate.deployments[0].direct):
+        if self.split is not None and not (
+            len(self.candidate.deployments) == 1 and self.candidate.deployments[0].direct
+        ):
             raise ValueError("split: users are answered by the candidate's own bytes, so it is one deployment "
                              "openai/NAME with an api_base; put litellm's proxy before any other")  # fmt: skip
         return self
@@ -225,7 +227,10 @@ class Loaded(Section):
         """The guards of the file, then every other metric as an advisory one."""
         policy = self.config.policy
         named = {guard.metric: guard for guard in self.config.guards}
-        sections = [*named.values(), *(GuardSection(metric=m, required=False) for m in metric_names() if m not in named)]
+        sections = [
+            *named.values(),
+            *(GuardSection(metric=m, required=False) for m in metric_names() if m not in named),
+        ]
         spans = {name: spec.span for name, spec in metric_specs(policy).items()}
         return [
             Guard(

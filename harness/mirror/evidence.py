@@ -144,9 +144,13 @@ def coverage_check(counts: dict[str, int], least: float) -> Check:
     if share is None:
         return Check("coverage", least == 0, "no call was eligible yet")
     lost = {w: n for w, n in counts.items() if w not in (RECEIVED, COMPARED) and w not in BY_CHOICE and n}
-    why = "; not compared: " + ", ".join(f"{w} {n:,}" for w, n in sorted(lost.items(), key=lambda i: -i[1])) if lost else ""
-    detail = f"{counts.get(COMPARED, 0):,} of {meant:,} eligible calls were compared ({share:.1%}, at least {least:.0%}){why}"
-    return Check("coverage", share >= least, detail)
+    why = (
+        "; not compared: " + ", ".join(f"{w} {n:,}" for w, n in sorted(lost.items(), key=lambda i: -i[1]))
+        if lost
+        else ""
+    )
+    said = f"{counts.get(COMPARED, 0):,} of {meant:,} eligible calls were compared ({share:.1%}, at least {least:.0%})"
+    return Check("coverage", share >= least, said + why)
 
 
 def failures_check(shares: dict[str, float], most: float) -> Check:

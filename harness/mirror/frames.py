@@ -1,7 +1,7 @@
 """What proxy and comparing process tell each other over a socket pair: frames of a JSON head and bytes
 
-    proxy → comparer   hello, job (with request and answer), counts, switch, page, stop
-    comparer → proxy   ready, done, booked, page
+proxy → comparer   hello, job (with request and answer), counts, switch, page, stop
+comparer → proxy   ready, done, booked, page
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ _MINUTES = 24 * 60
 _VERSION = "1"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS counts (tenant TEXT, what TEXT, n INTEGER NOT NULL, PRIMARY KEY (tenant, what)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counts (tenant TEXT, what TEXT, n INTEGER NOT NULL, PRIMARY KEY (tenant, what))
+  WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS kinds (kind TEXT, compared INTEGER, n INTEGER NOT NULL, PRIMARY KEY (kind, compared))
   WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS minutes (minute INTEGER, what TEXT, n INTEGER NOT NULL, PRIMARY KEY (minute, what))
@@ -41,7 +42,8 @@ CREATE TABLE IF NOT EXISTS pairs (job TEXT PRIMARY KEY, place INTEGER NOT NULL, 
 CREATE INDEX IF NOT EXISTS pairs_by_session ON pairs (place);
 CREATE TABLE IF NOT EXISTS finished (epoch TEXT, job INTEGER, PRIMARY KEY (epoch, job)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS history (
-  at REAL NOT NULL, metric TEXT NOT NULL, n INTEGER NOT NULL, difference REAL, low REAL, high REAL, outcome TEXT NOT NULL
+  at REAL NOT NULL, metric TEXT NOT NULL, n INTEGER NOT NULL, difference REAL, low REAL, high REAL,
+  outcome TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS shown (job TEXT PRIMARY KEY, at REAL NOT NULL, tenant TEXT NOT NULL, held TEXT NOT NULL)
   WITHOUT ROWID;
@@ -219,7 +221,7 @@ class Ledger:
             "SELECT place, cluster, arm, calls, complete FROM sessions WHERE place > ? AND place < "
             "COALESCE((SELECT MIN(place) FROM sessions WHERE complete = 0), 1 << 60) ORDER BY place", (after,),
         )  # fmt: skip
-        found = []
+        found: list[tuple[Session, list[tuple[str, Pair]]]] = []
         for row in rows:
             pairs = self._rows("SELECT job, scores FROM pairs WHERE place = ? ORDER BY job", (row[0],))
             found.append((Session(row[0], row[1], row[2], row[3], True), [(job, _read(held)) for job, held in pairs]))
@@ -231,14 +233,17 @@ class Ledger:
 
     # ------------------------------------------------------------ what the page shows
 
-    def add_history(self, rows: Sequence[tuple[float, str, int, float | None, float | None, float | None, str]]) -> None:
+    def add_history(
+        self, rows: Sequence[tuple[float, str, int, float | None, float | None, float | None, str]]
+    ) -> None:
         """(time, metric, pairs, difference, low, high, outcome) of one look."""
         self._many("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def history(self, metric: str, most: int = 240) -> list[tuple[Any, ...]]:
         """(time, pairs, difference, low, high) of at most so many looks, evenly chosen, the last included."""
         rows = self._rows(
-            "SELECT at, n, difference, low, high FROM history WHERE metric = ? AND difference IS NOT NULL ORDER BY n, at",
+            "SELECT at, n, difference, low, high FROM history "
+            "WHERE metric = ? AND difference IS NOT NULL ORDER BY n, at",
             (metric,),
         )
         step = max(1, -(-len(rows) // most))
@@ -310,5 +315,5 @@ def _plain(score: Score) -> list[Any]:
     return [score.state, score.value, score.reason[:200]] if score.reason else [score.state, score.value]
 
 
-def _read(held: str) -> dict[str, tuple[Score, Score]]:
+def _read(held: str) -> Pair:
     return {name: (Score(*sides[0]), Score(*sides[1])) for name, sides in json.loads(held).items()}

@@ -26,6 +26,7 @@ _FLUSH_SECONDS = 0.2
 _PAGE_SECONDS = 10.0
 _LONGEST_PAUSE = 30.0
 _STOP_SECONDS = 5.0
+_BOOKING_SECONDS = 30.0
 
 Tell = Callable[[str], None]
 
@@ -51,7 +52,8 @@ class Link:
         self._process: SpawnProcess | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._off = False
-        self._stopping = False
+        self._closing = False  # nothing more is taken
+        self._stopping = False  # nothing is started again
         self._ready = asyncio.Event()
 
     # ------------------------------------------------------------ what the proxy calls
@@ -65,8 +67,10 @@ class Link:
 
     async def stop(self) -> None:
         """Let what is under way end within some seconds, book the rest, and end the process."""
+        self._closing = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._all_booked(), _BOOKING_SECONDS)
         self._stopping = True
-        self._flush()
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(Frame("stop", {"seconds": _STOP_SECONDS}).pack())
         if self._process is not None:
@@ -76,6 +80,12 @@ class Link:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _all_booked(self) -> None:
+        """Until every count is in the books; where the process has died, by the one that is started next."""
+        while self._counts or self._blocks:
+            self._flush()
+            await asyncio.sleep(_FLUSH_SECONDS / 4)
 
     @property
     def off(self) -> bool:
@@ -106,7 +116,7 @@ class Link:
 
     def refusal(self, size: int) -> str:
         """Why there is no room for a call of so many bytes; empty where there is."""
-        if self._stopping:
+        if self._closing:
             return "shutdown"
         if self._writer is None:
             return "comparer_down"
@@ -221,7 +231,7 @@ class Link:
 
     def _flush(self) -> None:
         """Hand over what was counted; it is kept until it is booked."""
-        if not self._counts and not self._kinds:
+        if self._writer is None or not self._counts:
             return
         number = next(self._block_numbers)
         head: dict[str, Any] = {

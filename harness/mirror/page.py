@@ -42,7 +42,9 @@ def _page(loaded: Loaded, ledger: Ledger, verdict: Verdict | None, status: Mappi
     )
 
 
-def _facts(loaded: Loaded, ledger: Ledger, counts: Mapping[str, int], status: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(
+    loaded: Loaded, ledger: Ledger, counts: Mapping[str, int], status: Mapping[str, Any]
+) -> list[tuple[str, str]]:
     share, spent = coverage(dict(counts)), status["budget"]
     facts = [
         ("calls received", f"{counts.get(RECEIVED, 0):,}"), ("eligible", f"{eligible(dict(counts)):,}"),
@@ -68,7 +70,10 @@ def _minutes(ledger: Ledger) -> list[tuple[str, int, int]]:
 def _outcomes(counts: Mapping[str, int]) -> live.Table:
     total = max(1, counts.get(RECEIVED, 0))
     known = sorted(((w, n) for w, n in counts.items() if w != RECEIVED), key=lambda item: -item[1])
-    rows = [(what.replace("_", " "), f"{n:,}", f"{n / total:.1%}", "no" if what in BY_CHOICE else "yes") for what, n in known]
+    rows = [
+        (what.replace("_", " "), f"{n:,}", f"{n / total:.1%}", "no" if what in BY_CHOICE else "yes")
+        for what, n in known
+    ]
     waiting = counts.get(RECEIVED, 0) - sum(n for _, n in known)
     rows += [("under way", f"{waiting:,}", f"{waiting / total:.1%}", "")] if waiting else []
     return live.Table(
@@ -78,7 +83,9 @@ def _outcomes(counts: Mapping[str, int]) -> live.Table:
 
 
 def _kinds(ledger: Ledger) -> live.Table:
-    rows = [(kind, f"{n:,}", f"{compared:,}", f"{compared / n:.1%}") for kind, (n, compared) in ledger.by_kind().items()]
+    rows = [
+        (kind, f"{n:,}", f"{compared:,}", f"{compared / n:.1%}") for kind, (n, compared) in ledger.by_kind().items()
+    ]
     return live.Table("Coverage by kind of call", ("Kind", "Eligible", "Compared", "Coverage"), rows)
 
 
@@ -91,15 +98,16 @@ def _row(c: Comparison, ledger: Ledger) -> live.Row:
         label=c.metric, standing=c.standing, outcome=c.outcome, outcome_word=words.outcome_word(c),
         baseline=words.mean(c.baseline_mean, c), candidate=words.mean(c.candidate_mean, c),
         difference=words.difference(c), interval=words.interval(c), margin=words.margin(c), used=f"{c.n_used:,}",
-        remark=c.reason or (f"{c.n_failed:,} failed" if c.n_failed else ""), series=series if c.required or c.veto else None,
+        remark=c.reason or (f"{c.n_failed:,} failed" if c.n_failed else ""),
+        series=series if c.required or c.veto else None,
     )  # fmt: skip
 
 
 def _disagreements(ledger: Ledger) -> list[live.Disagreement]:
     return [
         live.Disagreement(
-            f"{datetime.fromtimestamp(d['at'], UTC):%H:%M:%S} UTC · {d['tenant']}", ", ".join(d["metrics"]), d["run_id"],
-            d["asked"], d["champion"], d["candidate"],
+            f"{datetime.fromtimestamp(d['at'], UTC):%H:%M:%S} UTC · {d['tenant']}", ", ".join(d["metrics"]),
+            d["run_id"], d["asked"], d["champion"], d["candidate"],
         )
         for d in ledger.shown(_DISAGREEMENTS)
     ]  # fmt: skip

@@ -107,7 +107,8 @@ class Proxy:
     def _pool(self, connect: float) -> Any:
         a = self._aiohttp
         return a.ClientSession(
-            connector=a.TCPConnector(limit=0, keepalive_timeout=4), cookie_jar=a.DummyCookieJar(), auto_decompress=False,
+            connector=a.TCPConnector(limit=0, keepalive_timeout=4), cookie_jar=a.DummyCookieJar(),
+            auto_decompress=False,
             timeout=a.ClientTimeout(total=None, sock_connect=connect), read_bufsize=2**16,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )  # fmt: skip
@@ -149,7 +150,9 @@ class Proxy:
             server = self._champion if arm == "champion" else self._candidate
             body: Any = exchange.body if exchange.body is not None else _rest(receive, head)
             if arm == "candidate" and call is not None:
-                body = json.dumps({**call.asked.copied(), "model": server.model or call.asked.body.get("model")}).encode()
+                body = json.dumps(
+                    {**call.asked.copied(), "model": server.model or call.asked.body.get("model")}
+                ).encode()
             await self._pass(server, scope, caller, body, exchange, send, receive)
         finally:
             self._offer(path, caller.tenant, given, exchange, call)
@@ -195,7 +198,14 @@ class Proxy:
         return "" if drawn else "sampled_out"
 
     async def _pass(
-        self, server: _Server, scope: Scope, caller: Caller, body: Any, exchange: _Exchange, send: Send, receive: Receive
+        self,
+        server: _Server,
+        scope: Scope,
+        caller: Caller,
+        body: Any,
+        exchange: _Exchange,
+        send: Send,
+        receive: Receive,
     ) -> None:
         """Send a request on, and what comes back to the user, piece by piece."""
         exchange.arm = "champion" if server is self._champion else "candidate"
@@ -281,7 +291,9 @@ class _Server:
             left_out |= {b"authorization"}
         if not ours:  # what identifies the user, or pays, stays here
             kept = [("content-type", "application/json")]
-            kept += [(n.decode("latin-1"), v.decode("latin-1")) for n, v in given if n in (b"accept", b"accept-encoding")]
+            kept += [
+                (n.decode("latin-1"), v.decode("latin-1")) for n, v in given if n in (b"accept", b"accept-encoding")
+            ]
         else:
             kept = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in given if n not in left_out]
         return [*kept, *([("authorization", f"Bearer {self.key}")] if self.key is not None else []),

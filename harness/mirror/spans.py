@@ -49,7 +49,7 @@ def span_of(
         start_ns=start, end_ns=start + int(answer.seconds * 1e9),
         status="error" if answer.failure or answer.rejected else "unset",
         status_message=answer.failure or answer.rejected,
-        attributes={**_request(job, asked, model), **_response(answer), **_of_arm(arm, base, mirrored=beside is not None)},
+        attributes={**_request(job, asked, model), **_response(answer), **_of_arm(arm, base, beside is not None)},
         links=(SpanLink(beside.trace_id, beside.span_id),) if beside is not None else (),
         resource={"service.name": "harness-mirror"}, scope="harness.mirror",
     )  # fmt: skip
@@ -103,7 +103,7 @@ def _response(answer: Answer) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value not in (None, "")}
 
 
-def _of_arm(arm: str, base: str, *, mirrored: bool) -> dict[str, Any]:
+def _of_arm(arm: str, base: str, mirrored: bool) -> dict[str, Any]:
     parts = urlsplit(base)
     where: dict[str, Any] = {"server.address": parts.hostname} if parts.hostname else {}
     port = {"server.port": parts.port} if parts.port else {}

@@ -29,7 +29,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A confidence sequence: (sessions, difference, low, high) in the unit shown, and the threshold that it must clear."""
+    """A confidence sequence: (sessions, difference, low, high) in the unit shown, and the threshold to be cleared."""
 
     points: Sequence[tuple[float, float, float, float]]
     threshold: float
@@ -130,8 +130,10 @@ def _bars(minutes: Sequence[tuple[str, int, int]]) -> dict[str, Any] | None:
     bars = []
     for index, (label, first, second) in enumerate(minutes):
         low, high = room * first / most, room * second / most
-        bars.append({"x": _LEFT + index * width + 0.5, "width": max(width - 1, 1), "first": low, "second": high,
-                     "y": room - low, "top": room - low - high, "label": label, "n": first, "rest": second})  # fmt: skip
+        bars.append({
+            "x": _LEFT + index * width + 0.5, "width": max(width - 1, 1), "first": low, "second": high,
+            "y": room - low, "top": room - low - high, "label": label, "n": first, "rest": second,
+        })  # fmt: skip
     return {"bars": bars, "most": f"{most:,}", "width": _WIDTH, "height": _HEIGHT / 2, "base": room,
             "from": minutes[0][0], "to": minutes[-1][0]}  # fmt: skip
 
@@ -150,14 +152,18 @@ def _chart(series: Series | None) -> dict[str, Any]:
 
     def place(n: float, value: float) -> tuple[float, float]:
         inside = min(max(value, low), high)
-        return (round(_LEFT + across * (n - first) / (last - first), 1), round(6 + down * (high - inside) / (high - low), 1))
+        return (
+            round(_LEFT + across * (n - first) / (last - first), 1),
+            round(6 + down * (high - inside) / (high - low), 1),
+        )
 
     upper, lower = [place(p[0], p[3]) for p in points], [place(p[0], p[2]) for p in points]
     line = [place(p[0], p[1]) for p in points]
     ticks = [(place(first, v)[1], f"{v:+.{_digits(high - low)}f}".replace("-", "−")) for v in _ticks(low, high)]
     return {
         "band": _path([*upper, *lower[::-1]]), "line": _path(line), "width": _WIDTH, "height": _HEIGHT, "ticks": ticks,
-        "threshold": place(first, series.threshold)[1], "zero": place(first, 0.0)[1], "left": _LEFT, "right": _WIDTH - 8,
+        "threshold": place(first, series.threshold)[1], "zero": place(first, 0.0)[1], "left": _LEFT,
+        "right": _WIDTH - 8,
         "from": f"{int(first):,}", "to": f"{int(points[-1][0]):,} sessions", "last": line[-1], "unit": series.unit,
     }  # fmt: skip
 

@@ -71,7 +71,8 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
     share = f" ({stats.replayable / stats.calls:.0%})" if stats.calls else ""
     return [
         ("spans", f"{stats.spans:,}"), ("log events", f"{stats.logs:,}"), ("calls", f"{stats.calls:,}"),
-        ("replayable", f"{stats.replayable:,}{share}"), ("sessions", f"{stats.sessions:,}"), ("users", f"{stats.users:,}"),
+        ("replayable", f"{stats.replayable:,}{share}"), ("sessions", f"{stats.sessions:,}"),
+        ("users", f"{stats.users:,}"),
     ]  # fmt: skip
 
 
@@ -81,7 +82,9 @@ def _tables(stats: Stats) -> list[live.Table]:
     ]
     days = list(stats.days.items())[-_DAYS:][::-1]
     tables = [
-        live.Table("Calls that cannot be replayed", ("Reason", "Calls", "What would mend it"), obstacles, empty="None."),
+        live.Table(
+            "Calls that cannot be replayed", ("Reason", "Calls", "What would mend it"), obstacles, empty="None."
+        ),
         live.Table("Refused or changed on arrival", ("What", "How many"), _counted(stats.counted), empty="Nothing."),
         live.Table("Spans by day", ("Day (UTC)", "Spans"), _counted(dict(days))),
         live.Table("Calls by model", ("Model", "Calls"), _counted(stats.models)),
