@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -43,7 +44,7 @@ def main() -> None:
     print(f"{given.rate:g} calls/s, {given.rounds} rounds of {given.seconds:g} s each way, {os.cpu_count()} cores, "
           f"load average {os.getloadavg()[0]:.1f}")  # fmt: skip
     print(f"{'candidate':10} {'direct p50':>11} {'p99':>8} {'mirror p50':>11} {'p99':>8} {'added p50':>10} {'p99':>8}  "
-          "(ms)   same bytes   queue at most   compared / dropped")  # fmt: skip
+          "(ms)   same bytes   books     compared / not")  # fmt: skip
     rows = []
     for mode in given.modes.split(","):
         row = measure(mode, given.rate, given.seconds, given.rounds)
@@ -101,6 +102,9 @@ async def _turns(champion: int, mirror: int, rate: float, seconds: float, rounds
     return {"direct": _quantiles(direct), "mirror": _quantiles(through), "same": same, "sent": len(through)}
 
 
+_NUMBERS = itertools.count()
+
+
 async def _block(
     session: aiohttp.ClientSession, port: int, rate: float, seconds: float, want: bytes
 ) -> tuple[list[float], bool]:
@@ -112,7 +116,7 @@ async def _block(
         nonlocal equal
         due = start + number / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        body = await _body(session, port, str(number))
+        body = await _body(session, port, f"call {next(_NUMBERS)}")  # each is a session of its own
         times.append(1000 * (time.perf_counter() - due))
         equal = equal and body == want
 

@@ -124,7 +124,7 @@ def _tokens(loaded: Loaded, host: str) -> Tokens | None:
 def _callers(tokens: Tokens | None) -> Callable[[Headers], Caller | str]:
     """Who asks, by a token in its own header or as the bearer; a token of ours is passed on to nobody."""
     if tokens is None:
-        return lambda headers: Caller(DEFAULT_TENANT, headers)
+        return _on_this_machine
 
     def caller(headers: Headers) -> Caller | str:
         for name, token in _candidates(headers):
@@ -134,6 +134,13 @@ def _callers(tokens: Tokens | None) -> Callable[[Headers], Caller | str]:
         return "send a token: `x-harness-token: …` or `Authorization: Bearer …`"
 
     return caller
+
+
+def _on_this_machine(headers: Headers) -> Caller | str:
+    """Without tokens the address is loopback's, and the only strangers there are pages in a browser."""
+    if any(name == b"sec-fetch-site" and value not in (b"none", b"same-origin") for name, value in headers):
+        return "a page of another site may not ask here without a token"
+    return Caller(DEFAULT_TENANT, headers)
 
 
 def _candidates(headers: Headers) -> list[tuple[bytes, str]]:

@@ -20,6 +20,14 @@ from harness.served._litellm import litellm, require_known
 
 _MOST = 32 * 2**20  # bytes of an answer
 _GROUP = "candidate"
+_KNOWN = frozenset({
+    "messages", "prompt", "suffix", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call",
+    "temperature", "top_p", "n", "stream", "stream_options", "stop", "max_tokens", "max_completion_tokens", "seed",
+    "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format",
+    "reasoning_effort",
+})  # fmt: skip
+"""Parameters of OpenAI's API. litellm takes its own by the same way (where to send what, with which key), and a user
+must not be able to set those."""
 
 
 class Candidate(Protocol):
@@ -138,6 +146,8 @@ class _Routed:
     async def _exchange(self, asked: Asked, began: float, first: list[float]) -> Answer:
         call = self._router.acompletion if asked.chat else self._router.atext_completion
         body = asked.copied()
+        if unknown := sorted(body.keys() - _KNOWN):
+            return Answer(failure=f"not sent through litellm, which may read as its own: {', '.join(unknown)[:200]}")
         if asked.stream:
             body["stream_options"] = {"include_usage": True}
         ours = {"drop_params": False, "caching": False, "no-log": True, "_skip_mcp_handler": True}

@@ -186,10 +186,13 @@ class Comparer:
     async def _compared(self, job: Job, asked: Asked) -> str:
         if asked.obstacle and self._candidate is not None:
             return f"not_replayable:{asked.obstacle}"
+        limits = self._loaded.config.sessions
+        if not self._ledger.has_begun(job.cluster, limits.most_sessions):
+            return "enough"
         session = self._ledger.session(job.cluster, job.arm, job.began)
         if session.complete:
             return "session_closed"
-        if session.calls >= self._loaded.config.sessions.most_calls:
+        if session.calls >= limits.most_calls:
             return "session_cap"
         self._ledger.enter(session, job.began)
         with self._in_session(session):

@@ -104,6 +104,7 @@ class SessionsSection(Section):
     header: str = Field("x-session-id", description="header that holds its id; else the body's metadata.session_id, "
                                                     "else its first messages stand for it")  # fmt: skip
     most_calls: int = Field(8, ge=1, le=1000, description="calls of one session that are compared; then it is complete")
+    most_sessions: int = Field(50_000, ge=1, description="sessions that are compared; then the evidence is complete")
     idle_seconds: float = Field(600.0, gt=0, description="a session without a call for so long is complete")
     most_seconds: float = Field(3600.0, gt=0, description="so is one that began so long ago")
 

@@ -79,7 +79,8 @@ class Evidences:
     def note(self, verdict: Verdict) -> None:
         """Keep the intervals for the page, and the verdict for whoever reads the folder."""
         now = time.time()
-        changed = [c for c in verdict.comparisons if self._told.get(c.metric) != c.n_used]
+        # A hundredth more is a step that a chart can show; so the history grows with the logarithm of the evidence.
+        changed = [c for c in verdict.comparisons if c.n_used > 1.01 * self._told.get(c.metric, 0)]
         self._told.update({c.metric: c.n_used for c in changed})
         self.ledger.add_history([_row(now, c) for c in changed])
         _write(self.loaded.folder / "verdict.json", {**verdict.as_json(), **self._besides()})

@@ -21,9 +21,9 @@ from harness.errors import ConfigError, InfrastructureError, StorageError
 from harness.records import Score
 
 RECEIVED, COMPARED, INTERRUPTED = "received", "compared", "interrupted"
-BY_CHOICE = frozenset({"sampled_out", "no_consent", "switched_off"})
+BY_CHOICE = frozenset({"sampled_out", "no_consent", "switched_off", "enough"})
 """What becomes of calls that nobody meant to compare; all others are eligible."""
-_SHOWN = 50
+_SHOWN, _SHOWN_SECONDS = 50, 7 * 86_400.0
 _MINUTES = 24 * 60
 _VERSION = "1"
 _SCHEMA = """
@@ -187,6 +187,11 @@ class Ledger:
         row = self._rows("SELECT place, cluster, arm, calls, complete FROM sessions WHERE cluster = ?", (cluster,))[0]
         return Session(row[0], row[1], row[2], row[3], bool(row[4]))
 
+    def has_begun(self, cluster: str, most: int) -> bool:
+        """Whether a session is known, or there are fewer than so many."""
+        known = self._rows("SELECT 1 FROM sessions WHERE cluster = ?", (cluster,))
+        return bool(known) or int(self._rows("SELECT COALESCE(MAX(place), 0) FROM sessions")[0][0]) < most
+
     def enter(self, session: Session, now: float) -> None:
         """One more call of a session."""
         self._run("UPDATE sessions SET calls = calls + 1, last = ? WHERE place = ?", (now, session.place))
@@ -260,8 +265,9 @@ class Ledger:
         return [{"at": at, "tenant": tenant, **json.loads(held)} for at, tenant, held in rows]
 
     def prune(self) -> None:
-        """Drop minutes that no chart shows."""
+        """Drop minutes that no chart shows, and texts that are a week old."""
         self._run("DELETE FROM minutes WHERE minute < ?", (int(time.time() // 60) - _MINUTES,))
+        self._run("DELETE FROM shown WHERE at < ?", (time.time() - _SHOWN_SECONDS,))
 
     # ------------------------------------------------------------ money
 

@@ -62,7 +62,7 @@ class Link:
         """Start the process, and wait until it keeps books."""
         self._tasks = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._flush_often())]
         waiting = asyncio.create_task(self._ready.wait())
-        await asyncio.wait([waiting, self._tasks[0]], return_when=asyncio.FIRST_COMPLETED, timeout=60)
+        await asyncio.wait([waiting, self._tasks[0]], return_when=asyncio.FIRST_COMPLETED, timeout=30)
         waiting.cancel()
 
     async def stop(self) -> None:

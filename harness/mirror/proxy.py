@@ -115,6 +115,9 @@ class Proxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         caller = self._caller(scope["headers"])
         if isinstance(caller, str):
             await _say(send, 401, caller)

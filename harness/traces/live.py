@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 _TEXT = 4000
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640.0, 200.0, 46.0, 22.0
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 520.0, 190.0, 46.0, 22.0
+_WIDE, _LOW = 1040.0, 100.0
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -125,16 +126,15 @@ def _bars(minutes: Sequence[tuple[str, int, int]]) -> dict[str, Any] | None:
     most = max((a + b for _, a, b in minutes), default=0)
     if not most:
         return None
-    width = (_WIDTH - _LEFT) / len(minutes)
-    room = _HEIGHT / 2 - _BOTTOM
+    width, room = _WIDE / len(minutes), _LOW - 1
     bars = []
     for index, (label, first, second) in enumerate(minutes):
         low, high = room * first / most, room * second / most
         bars.append({
-            "x": _LEFT + index * width + 0.5, "width": max(width - 1, 1), "first": low, "second": high,
+            "x": index * width + 0.5, "width": max(width - 1, 1), "first": low, "second": high,
             "y": room - low, "top": room - low - high, "label": label, "n": first, "rest": second,
         })  # fmt: skip
-    return {"bars": bars, "most": f"{most:,}", "width": _WIDTH, "height": _HEIGHT / 2, "base": room,
+    return {"bars": bars, "most": f"{most:,}", "width": _WIDE, "height": _LOW, "base": room,
             "from": minutes[0][0], "to": minutes[-1][0]}  # fmt: skip
 
 
