@@ -2,7 +2,8 @@
 
 It answers /v1/chat/completions, /v1/completions (both also as a stream) and /v1/models by a Python function of the
 messages. Faults come by a seeded share, drawn from the question and the number of times that it was asked, so that they
-do not depend on the order in which requests arrive. Everything that was asked is recorded, so that a test can show what was paid for twice:
+do not depend on the order in which requests arrive. Everything that was asked is recorded, so that a test can show what
+was paid for twice:
 
     with LoopbackModel(lambda messages: "yes", latency=0.2, faults={"429": 0.1, "cut": 0.1}) as server:
         options = ServedOptions(model="openai/m", api_base=server.base)

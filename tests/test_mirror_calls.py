@@ -19,8 +19,8 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
         st.sampled_from([
-            "choices", "message", "delta", "tool_calls", "function", "content", "index", "finish_reason", "usage", "url",
-            "messages", "tools", "type", "role", "metadata", "image_url", "error", "stream", "prompt",
+            "choices", "message", "delta", "tool_calls", "function", "content", "index", "finish_reason", "usage",
+            "url", "messages", "tools", "type", "role", "metadata", "image_url", "error", "stream", "prompt",
         ]),
         inner, max_size=5),
     max_leaves=25,

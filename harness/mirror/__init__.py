@@ -233,6 +233,7 @@ def _try_state(loaded: Loaded) -> None:
     from harness.mirror.ledger import Ledger
 
     Ledger(loaded.folder, loaded.comparison_digest()).close()
+    loaded.guards()  # the judge's rubric is read for them
     if loaded.mode == "mirror":
         candidate(loaded)
     store = loaded.resolved(loaded.config.store)

@@ -26,6 +26,7 @@ from harness.mirror.candidate import Candidate, candidate
 from harness.mirror.config import Loaded, load_mirror
 from harness.mirror.evidence import Evidences
 from harness.mirror.frames import Frame, Job
+from harness.mirror.judging import LiveJudge
 from harness.mirror.ledger import BY_CHOICE, COMPARED, Ledger, Session
 from harness.mirror.page import rendered
 from harness.mirror.scoring import Scoring
@@ -68,7 +69,8 @@ class Comparer:
         config = loaded.config
         self._loaded, self._writer = loaded, writer
         self._ledger = Ledger(loaded.folder, loaded.comparison_digest())
-        self._evidence = Evidences(loaded, self._ledger)
+        self._judge = LiveJudge(loaded, self._ledger) if config.judge is not None else None
+        self._evidence = Evidences(loaded, self._ledger, [self._judge.standing()] if self._judge is not None else [])
         self._scoring = Scoring(config.policy)
         self._spans = Spans(loaded)
         self._candidate: Candidate | None = candidate(loaded) if config.mirror is not None else None
@@ -104,6 +106,8 @@ class Comparer:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         if self._candidate is not None:
             await self._candidate.close()
+        if self._judge is not None:
+            self._judge.close()
         await self._spans.close()
         self._book()
         with contextlib.suppress(ConnectionError):
@@ -239,6 +243,9 @@ class Comparer:
         if right is None:
             return "redaction_failed"
         pair = self._scoring.pair(asked, ours, answer)
+        if self._judge is not None and not (ours.failure or ours.rejected or answer.failure or answer.rejected):
+            question = _texts(left, "gen_ai.input.messages")
+            pair |= await self._judge.scores(job.cluster, question, _said(left), _said(right))
         self._ledger.add_pair(self._name(job), session.place, pair)
         differing = [n for n, (a, b) in pair.items() if n not in ("seconds", "output_tokens") and a.value != b.value]
         if differing:
@@ -301,6 +308,8 @@ class Comparer:
         done, self._done = self._done, []
         booked, self._booked = self._booked, None
         self._budget.keep()
+        if self._judge is not None:
+            self._judge.keep()
         self._ledger.commit()
         if done:
             self._send(Frame("done", {"jobs": done}))

@@ -9,9 +9,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from harness.config import Lines, Section, nearest_line, read_model
+from harness import assets
+from harness.config import JudgesSection, Lines, Section, nearest_line, read_model
 from harness.errors import ConfigError, at, nearest
-from harness.records import Guard, content_hash
+from harness.judging.building import JudgeSection
+from harness.judging.rubric import Rubric, load_rubric, require
+from harness.records import Guard, MetricSpec, Sample, content_hash
 from harness.served import Prices
 from harness.suites import _replayed
 
@@ -139,6 +142,20 @@ class ReceiverSection(Section):
     token_env: str | None = Field(None, description="environment variable with the tenant's token")
 
 
+class LiveJudgeSection(Section):
+    """A judge that reads a share of the compared calls, redacted; its metric has the name of its rubric."""
+
+    rubric: str = Field(
+        description="judges/<name>.yaml with judges/<name>.prompt.md; it may show prompt and output only"
+    )
+    by: JudgeSection = Field(description="who applies it: `kind` (default: served) and the options of that kind")
+    judges: Path | None = Field(None, description="folder of the rubrics (default: judges/, found upwards)")
+    share: float = Field(1.0, gt=0, le=1, description="share of the sessions that it reads")
+    calls: int | None = Field(None, ge=1, description="calls that it reads in a day (UTC)")
+    concurrency: int = Field(4, ge=1, le=64)
+    standing: JudgesSection = JudgesSection()
+
+
 _DEFAULT_GUARDS = (GuardSection(metric=ANSWERED), GuardSection(metric="complied"), GuardSection(metric="finished"))
 
 
@@ -155,6 +172,7 @@ class MirrorConfig(Section):
     breaker: BreakerSection = BreakerSection()
     guards: tuple[GuardSection, ...] = _DEFAULT_GUARDS
     policy: PolicySection = PolicySection()
+    judge: LiveJudgeSection | None = None
     state: Path = Field(Path("mirror-state"), description="folder of counts and evidence; survives restarts")
     store: Path | None = Field(None, description="store of traces that spans of both sides go to")
     receiver: ReceiverSection | None = None
@@ -167,9 +185,12 @@ class MirrorConfig(Section):
         if (self.mirror is None) == (self.split is None):
             raise ValueError("give exactly one of mirror and split")
         names = [guard.metric for guard in self.guards]
+        known = (*metric_names(), *([self.judge.rubric] if self.judge is not None else []))
         for name in names:
-            if name not in metric_names():
-                raise ValueError(f"guards: no metric {name!r}: {nearest(name, metric_names())}")
+            if name not in known:
+                raise ValueError(f"guards: no metric {name!r}: {nearest(name, known)}")
+        if self.judge is not None and self.split is not None:
+            raise ValueError("judge: a split has no two answers to one call that it could read")
         if len(set(names)) < len(names):
             raise ValueError("guards: a metric is named twice")
         if not any(guard.required for guard in self.guards):
@@ -228,18 +249,15 @@ class Loaded(Section):
         """The guards of the file, then every other metric as an advisory one."""
         policy = self.config.policy
         named = {guard.metric: guard for guard in self.config.guards}
-        sections = [
-            *named.values(),
-            *(GuardSection(metric=m, required=False) for m in metric_names() if m not in named),
-        ]
-        spans = {name: spec.span for name, spec in metric_specs(policy).items()}
+        spans = {name: spec.span for name, spec in specs_of(self).items()}
+        others = (GuardSection(metric=name, required=False) for name in spans if name not in named)
         return [
             Guard(
                 SUITE, section.metric, alpha=policy.alpha, estimand="population", required=section.required,
                 margin=section.margin if section.margin is not None else policy.margin * spans[section.metric],
                 max_failures=policy.max_failures, veto=section.veto,
             )
-            for section in sections
+            for section in (*named.values(), *others)
         ]  # fmt: skip
 
     def comparison_digest(self) -> str:
@@ -257,16 +275,40 @@ class Loaded(Section):
         return content_hash({
             "policy": policy, "guards": [g.model_dump(mode="json") for g in c.guards], "mode": self.mode,
             "sessions": c.sessions.model_dump(mode="json"),
+            "judge": c.judge.model_dump(mode="json", exclude={"judges", "calls", "concurrency"}) if c.judge else None,
         })  # fmt: skip
 
 
-def metric_specs(policy: PolicySection) -> dict[str, Any]:
+def metric_specs(policy: PolicySection) -> dict[str, MetricSpec]:
     """Name → `MetricSpec` of everything that is measured on live answers."""
-    from harness.records import MetricSpec
-
     known = _replayed.checks(policy.max_seconds, policy.max_output_tokens)
     live = {name: check.spec for name, check in known.items() if name not in ("recorded_calls", "liked")}
     return {ANSWERED: MetricSpec(ANSWERED), **live}
+
+
+def specs_of(loaded: Loaded) -> dict[str, MetricSpec]:
+    """The same with the judge's, where there is one."""
+    rubric, specs = rubric_of(loaded), metric_specs(loaded.config.policy)
+    if rubric is None:
+        return specs
+    bounds = (0.0, 1.0) if rubric.pairwise else rubric.bounds
+    return {**specs, rubric.name: MetricSpec(rubric.name, bounds=bounds)}
+
+
+def rubric_of(loaded: Loaded) -> Rubric | None:
+    """The judge's rubric.
+
+    Raises:
+        ConfigError, DataError: there is none of that name, or it shows what a live call does not have.
+    """
+    section = loaded.config.judge
+    if section is None:
+        return None
+    rubric = load_rubric(
+        section.rubric, assets.find("judges", loaded.resolved(section.judges), start=loaded.path.parent)
+    )
+    require(rubric, [Sample("a live call", "its question")])
+    return rubric
 
 
 def metric_names() -> tuple[str, ...]:

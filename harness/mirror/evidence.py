@@ -21,7 +21,7 @@ from typing import Any
 
 from harness import policy
 from harness.errors import StorageError
-from harness.mirror.config import SUITE, Loaded, metric_specs
+from harness.mirror.config import SUITE, Loaded, specs_of
 from harness.mirror.ledger import BY_CHOICE, COMPARED, RECEIVED, Ledger, Pair, Session
 from harness.records import Check, Comparison, Evidence, PairedScore, Score, Verdict
 
@@ -30,10 +30,11 @@ _ENOUGH = 50  # calls of a kind before its coverage says anything
 
 @dataclass(slots=True)
 class Evidences:
-    """The evidence of one ledger so far, by metric."""
+    """The evidence of one ledger so far, by metric; `besides` are further checks that the verdict rests on."""
 
     loaded: Loaded
     ledger: Ledger
+    besides: Sequence[Check] = ()
     _specs: dict[str, Any] = field(init=False)
     _pairs: dict[str, list[PairedScore]] = field(init=False)
     _after: int = 0
@@ -43,7 +44,7 @@ class Evidences:
     _failed: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._specs = metric_specs(self.loaded.config.policy)
+        self._specs = specs_of(self.loaded)
         self._pairs = {name: [] for name in self._specs}
 
     def grow(self) -> bool:
@@ -67,7 +68,7 @@ class Evidences:
 
     def checks(self) -> list[Check]:
         """Whether enough of the traffic was compared, no kind of it too little, and the policy was tried."""
-        found = [coverage_check(self.ledger.counts(), self.loaded.config.policy.min_coverage)]
+        found = [*self.besides, coverage_check(self.ledger.counts(), self.loaded.config.policy.min_coverage)]
         found.append(kinds_check(self.ledger.by_kind(), self.loaded.config.policy.max_gap))
         named = [guard.metric for guard in self.loaded.config.guards if guard.required]
         shares = {name: self._failed[name] / self._calls[name] for name in named if self._calls[name]}

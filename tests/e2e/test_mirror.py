@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.judging.calibration import CHECK
 from harness.mirror.ledger import Ledger
 from harness.traces.receiver import add_token
 from harness.traces.store import Store
@@ -291,7 +292,8 @@ def test_a_split_keeps_a_session_on_its_arm_and_compares_the_arms(tmp_path: Path
 def test_tokens_say_whose_call_it_is_and_open_page_and_switch_for_operators_alone(tmp_path: Path) -> None:
     shop, bank, operator = (add_token(tmp_path / "tokens", name) for name in ("shop", "bank", "operator"))
     with LoopbackModel() as champion, LoopbackModel() as candidate:
-        with Mirroring(tmp_path, settings(champion.base, candidate.base, token_file="tokens")) as mirror:  # noqa: S106
+        config = settings(champion.base, candidate.base, token_file="tokens")  # noqa: S106
+        with Mirroring(tmp_path, config) as mirror:
             assert mirror.post(chat("hello")).status == 401
             assert mirror.post(chat("hello"), authorization="Bearer wrong").status == 401
             assert mirror.post(chat("hello"), authorization=f"Bearer {shop}", x_session_id="same").status == 200
@@ -394,3 +396,33 @@ def test_a_candidate_that_hangs_trips_the_breaker_and_fails_are_counted_as_failu
     assert adds_up(counts)
     assert verdict_of(mirror.loaded)["verdict"] == "hold"
     assert QUICK["policy"]["look_seconds"] == 0.2
+
+
+def test_a_judge_reads_redacted_answers_and_its_guard_holds_until_it_is_calibrated(tmp_path: Path) -> None:
+    def judging(messages: object) -> str:
+        return (
+            '{"reasoning": "because", "verdict": 3}' if "worse" in str(messages) else '{"reasoning": "b", "verdict": 5}'
+        )
+
+    folder = tmp_path / "judges"
+    folder.mkdir()
+    for name in ("helpfulness.yaml", "helpfulness.prompt.md"):
+        (folder / name).write_text((Path(__file__).parents[2] / "judges" / name).read_text())
+    with (
+        LoopbackModel(lambda m: "a better answer") as champion,
+        LoopbackModel(lambda m: "a worse answer") as candidate,
+        LoopbackModel(judging) as judge,
+    ):
+        by = {"model": "openai/m", "api_base": judge.base}
+        config = settings(champion.base, candidate.base, judge={"rubric": "helpfulness", "by": by})
+        config["guards"] = [{"metric": "helpfulness", "margin": 0.5}]
+        with Mirroring(tmp_path, config) as mirror:
+            for i in range(6):
+                mirror.post(chat(f"help jane.doe@example.com {i}"))
+            assert wait_for(lambda: len(judge.asked) >= 12, 60)
+            said = wait_for_pairs(mirror.loaded, 6, "complied")
+    assert said["verdict"] == "hold"
+    assert [check["name"] for check in said["checks"] if not check["passed"]] == [CHECK]
+    means = [(c["baseline_mean"], c["candidate_mean"]) for c in said["comparisons"] if c["metric"] == "helpfulness"]
+    assert means == [(4.0, 2.0)]
+    assert "jane.doe" not in str([a.body for a in judge.asked])
