@@ -71,6 +71,7 @@ def serve(
             started(f"http://{f'[{bound}]' if ':' in bound else bound}:{number}")
             uvicorn.Server(config).run(sockets=[listener])
     finally:
+        link.kill()
         listener.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -188,7 +189,7 @@ class Comparer:
         self._changed = True
 
     async def _compared(self, job: Job, asked: Asked) -> str:
-        if asked.obstacle and self._candidate is not None:
+        if asked.obstacle:  # in a split it went to the champion whatever its arm, so it speaks for neither
             return f"not_replayable:{asked.obstacle}"
         limits = self._loaded.config.sessions
         if not self._ledger.has_begun(job.cluster, limits.most_sessions):
@@ -364,7 +365,7 @@ def kinds_of(job: Job, asked: Asked | None) -> list[str]:
 
 
 def cluster_of(salt: str, tenant: str, session: str) -> str:
-    """What stands for a session in the books: two tenants with one session id have two, and neither can be read."""
+    """What stands for a session in draws and books; two tenants with one session id have two."""
     held = f"{len(salt)}:{salt}{len(tenant)}:{tenant}{session}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(held).hexdigest()[:32]
 
@@ -379,8 +380,6 @@ def _prices(loaded: Loaded) -> Prices | None:
 
 def _texts(span: Span, name: str) -> str:
     """What a redacted span says under an attribute, for people: a line a part."""
-    import json
-
     try:
         held = json.loads(str(span.attributes.get(name, "[]")))
     except ValueError:

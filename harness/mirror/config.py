@@ -40,6 +40,7 @@ class ChampionSection(Section):
 
     api_base: Url = Field(description="URL of the server, such as http://127.0.0.1:8000/v1")
     api_key_env: str | None = Field(None, description="variable with its key; otherwise the caller's own is passed on")
+    keep_alive: float = Field(4.0, gt=0, description="seconds that an idle connection is kept; less than the server's")
     connect_timeout: float = Field(10.0, gt=0, description="seconds until a server that cannot be reached is a 502")
 
 

@@ -75,8 +75,7 @@ class Link:
             self._writer.write(Frame("stop", {"seconds": _STOP_SECONDS}).pack())
         if self._process is not None:
             await asyncio.to_thread(self._process.join, 4 * _STOP_SECONDS)
-            if self._process.is_alive():
-                self._process.kill()
+            self.kill()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -86,6 +85,11 @@ class Link:
         while self._counts or self._blocks:
             self._flush()
             await asyncio.sleep(_FLUSH_SECONDS / 4)
+
+    def kill(self) -> None:
+        """End a process that `stop` did not end."""
+        if self._process is not None and self._process.is_alive():
+            self._process.kill()
 
     @property
     def off(self) -> bool:

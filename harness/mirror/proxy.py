@@ -91,25 +91,25 @@ class Proxy:
         theirs = loaded.deployments[0]
         self._candidate = _Server(theirs.api_base or "", key_of(theirs.api_key_env), theirs.model.partition("/")[2])
         self._session: Any = None
+        self._other: Any = None
         self._sessions = self._config.sessions.header.lower().encode()
         self._consent = self._config.consent_header.lower().encode()
 
     async def open(self) -> None:
         """Open the connections, those to the candidate apart from those to the champion."""
-        made = (self._pool(self._config.champion.connect_timeout) for _ in range(2))
-        self._session, self._other = made
+        self._session, self._other = self._pool(), self._pool()
 
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
         await self._other.close()
 
-    def _pool(self, connect: float) -> Any:
+    def _pool(self) -> Any:
         a = self._aiohttp
         return a.ClientSession(
-            connector=a.TCPConnector(limit=0, keepalive_timeout=4), cookie_jar=a.DummyCookieJar(),
-            auto_decompress=False,
-            timeout=a.ClientTimeout(total=None, sock_connect=connect), read_bufsize=2**16,
+            connector=a.TCPConnector(limit=0, keepalive_timeout=self._config.champion.keep_alive),
+            cookie_jar=a.DummyCookieJar(), auto_decompress=False, read_bufsize=2**16,
+            timeout=a.ClientTimeout(total=None, sock_connect=self._config.champion.connect_timeout),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )  # fmt: skip
 
@@ -153,12 +153,14 @@ class Proxy:
             server = self._champion if arm == "champion" else self._candidate
             body: Any = exchange.body if exchange.body is not None else _rest(receive, head)
             if arm == "candidate" and call is not None:
-                body = json.dumps(
-                    {**call.asked.copied(), "model": server.model or call.asked.body.get("model")}
-                ).encode()
+                named = server.model or call.asked.body.get("model")
+                body = json.dumps({**call.asked.copied(), "model": named}).encode()
             await self._pass(server, scope, caller, body, exchange, send, receive)
         finally:
-            self._offer(path, caller.tenant, given, exchange, call)
+            try:
+                self._offer(path, caller.tenant, given, exchange, call)
+            except Exception as error:  # a mistake of ours is counted; it must not reach a connection to a user
+                self._link.dropped(caller.tenant, f"stumbled:{type(error).__name__}", ["all"])
 
     def _read(self, path: str, tenant: str, body: bytes, given: dict[bytes, bytes]) -> _Call:
         asked = read_request(path, body)
@@ -298,9 +300,17 @@ class _Server:
                 (n.decode("latin-1"), v.decode("latin-1")) for n, v in given if n in (b"accept", b"accept-encoding")
             ]
         else:
-            kept = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in given if n not in left_out]
+            kept = [(_text(n), _text(v)) for n, v in given if n not in left_out]
         return [*kept, *([("authorization", f"Bearer {self.key}")] if self.key is not None else []),
                 ("host", urlsplit(self.base).netloc)]  # fmt: skip
+
+
+def _text(value: bytes) -> str:
+    """A header as aiohttp, which writes UTF-8, has to have it for the same bytes to be sent."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def run_id_of(given: dict[bytes, bytes]) -> str:

@@ -400,9 +400,7 @@ def test_a_candidate_that_hangs_trips_the_breaker_and_fails_are_counted_as_failu
 
 def test_a_judge_reads_redacted_answers_and_its_guard_holds_until_it_is_calibrated(tmp_path: Path) -> None:
     def judging(messages: object) -> str:
-        return (
-            '{"reasoning": "because", "verdict": 3}' if "worse" in str(messages) else '{"reasoning": "b", "verdict": 5}'
-        )
+        return '{"reason": "because", "score": 2}' if "worse" in str(messages) else '{"reason": "b", "score": 4}'
 
     folder = tmp_path / "judges"
     folder.mkdir()
@@ -426,3 +424,48 @@ def test_a_judge_reads_redacted_answers_and_its_guard_holds_until_it_is_calibrat
     means = [(c["baseline_mean"], c["candidate_mean"]) for c in said["comparisons"] if c["metric"] == "helpfulness"]
     assert means == [(4.0, 2.0)]
     assert "jane.doe" not in str([a.body for a in judge.asked])
+
+
+def test_pieces_are_passed_on_as_they_come_and_a_request_ends_with_its_user(tmp_path: Path) -> None:
+    """The server sends the rest only after the first piece has been seen, and notes that it was hung up on."""
+    go_on, hung_up, port = threading.Event(), threading.Event(), list[int]()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        await writer.drain()
+        await asyncio.to_thread(go_on.wait, 20)
+        writer.write(b"4\r\nlast\r\n")
+        await writer.drain()
+        assert await reader.read() == b""
+        hung_up.set()
+
+    async def serve() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port.append(server.sockets[0].getsockname()[1])
+        await asyncio.to_thread(hung_up.wait, 60)
+        server.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    assert wait_for(lambda: bool(port))
+    with (
+        LoopbackModel() as candidate,
+        Mirroring(tmp_path, settings(f"http://127.0.0.1:{port[0]}/v1", candidate.base)) as mirror,
+    ):
+        body = chat("hi", stream=True)
+        with socket.create_connection(("127.0.0.1", mirror.port), timeout=20) as user:
+            user.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+            got = b""
+            while b"first" not in got:
+                got += user.recv(4096)
+            go_on.set()
+            while b"last" not in got:
+                got += user.recv(4096)
+        assert hung_up.wait(20)
+        thread.join(20)
+    assert mirror.books() == {"client_gone": 1, "received": 1}
+    assert not candidate.asked
