@@ -49,7 +49,7 @@ def main(path: Path, aa: bool, connection: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the proxy says when to stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(OSError):
-        os.nice(10)
+        os.nice(15)
     asyncio.run(_serve(load_mirror(path, aa=aa), connection))
 
 

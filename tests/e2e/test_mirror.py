@@ -439,6 +439,7 @@ def test_pieces_are_passed_on_as_they_come_and_a_request_ends_with_its_user(tmp_
         writer.write(b"4\r\nlast\r\n")
         await writer.drain()
         assert await reader.read() == b""
+        writer.close()
         hung_up.set()
 
     async def serve() -> None:
