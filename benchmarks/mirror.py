@@ -5,9 +5,9 @@
 Load is offered at fixed times whatever comes back, and a call's latency counts from the time at which it was due, so
 that a stall is not hidden by the calls that it held back. Blocks of direct and of mirrored load alternate; a round has
 one of each, in turns first. Every number is the median over the rounds, of a block's quantile or of the difference
-between the two blocks of a round: so what else the machine does falls on both, and a burst of it on few. The champion answers
-after 20 ms. The candidate answers as fast, after 2 s, never, or closes the connection. Every body is compared with the
-stub's. The load generator, both stubs, the mirror and its comparing process share the machine.
+between the two blocks of a round: so what else the machine does falls on both, and a burst of it on few. The champion
+answers after 20 ms. The candidate answers as fast, after 2 s, never, or closes the connection. Every body is compared
+with the stub's. The load generator, both stubs, the mirror and its comparing process share the machine.
 """
 
 from __future__ import annotations
