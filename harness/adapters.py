@@ -121,6 +121,20 @@ def folder_digests(folder: Path) -> dict[str, str]:
     return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != RECORD}
 
 
+def promotable(folder: Path, kind: str) -> dict[str, Any]:
+    """What a run's manifest says of the folder that a promotion would carry on: its kind and every file's SHA-256.
+
+    `kind` is `adapter`, `head` or `model`. Left out are hidden files, folders (a trainer's checkpoints), README.md,
+    which a registry writes anew, and pickled files, which are never promoted.
+    """
+    files = {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file() and _goes_on(path)}
+    return {"kind": kind, "folder": str(folder), "files": files}
+
+
+def _goes_on(path: Path) -> bool:
+    return not path.name.startswith(".") and path.name != "README.md" and path.suffix not in PICKLED
+
+
 def as_recorded(folder: Path) -> Check | None:
     """Whether a folder's files are those that its training left, or None where it has no record of them."""
     recorded = _json(folder / RECORD).get("files")

@@ -43,7 +43,8 @@ def with_candidate(loaded: LoadedConfig, candidate: Path, name: str | None = Non
     elif (candidate / "classifier.json").is_file():
         like, chosen = _classifying(loaded.gate), {"head": str(candidate)}
     elif candidate.is_file() and "answers" in loaded.gate.candidate.options:
-        like, chosen = loaded.gate.candidate, {"answers": str(candidate)}
+        # Whoever gave the configured answers did not give these.
+        like, chosen = _without(loaded.gate.candidate, ("answered_by",)), {"answers": str(candidate)}
     else:
         raise ConfigError(
             f"{candidate}: neither an adapter (adapter_config.json), a classifier's head (classifier.json) nor a model "

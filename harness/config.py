@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import ConfigError, at, nearest
-from harness.records import Estimand
+from harness.records import Estimand, content_hash
 
 Lines = dict[tuple[str | int, ...], int]
 Model = TypeVar("Model", bound=BaseModel)
@@ -117,16 +117,26 @@ class GateConfig(Section):
     out: str = Field("runs", description="folder that receives the run directories")
     cache: str = Field(".harness-cache", description="folder of the output cache")
 
+    def section_digests(self) -> dict[str, str]:
+        """SHA-256 (hex) of every section that says what is demanded, whichever subjects it is demanded of."""
+        said = self.model_dump(mode="json", exclude={"baseline", "candidate", "out", "cache"})
+        return {key: content_hash(sorted(value) if key == "allow" else value) for key, value in said.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A configuration with where it came from, the command that gates it once more, and which samples it is about."""
+    """A configuration with where it came from, the command that gates it once more, and which samples it is about.
+
+    `promoted` remembers what each `registry:…` stood for when it was first followed, so that all that is done with the
+    configuration is done with the same promotion.
+    """
 
     gate: GateConfig
     path: Path
     lines: Lines
     command: str = ""
     part: Part = "verdict"
+    promoted: dict[str, Path | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def folder(self) -> Path:

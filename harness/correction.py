@@ -47,7 +47,7 @@ def corrected(
     """
     if not judged.left and not judged.gains.any() and comparison.n_tied == comparison.n_used:
         return comparison  # both subjects said the same throughout, so there is nothing that people could be shown
-    missing = _missing(judged, human, guard)
+    missing = _missing(judged, human, guard, untied=comparison.n_used - comparison.n_tied)
     if missing or human is None:
         return replace(comparison, outcome="undecided", reason=missing)
     result = corrected_difference(
@@ -86,15 +86,14 @@ def _correction(result: Corrected, guard: Guard) -> Correction:
     )
 
 
-def _missing(judged: Judged, human: HumanLabels | None, guard: Guard) -> str:
-    """What is not there yet of all that the correction rests on, or an empty string."""
+def _missing(judged: Judged, human: HumanLabels | None, guard: Guard, untied: int) -> str:
+    """What is not there yet of all that the correction rests on, or an empty string; `untied` pairs could be drawn."""
     if judged.left:
         return f"the judge has yet to see {judged.left} samples; people's labels correct its mean over all of them"
     wanted = f"{guard.labels} labels by people decide it: harness judge label RUN, then this command again"
     if human is None or not human.draws:
         return f"none of the {wanted}"
-    told_apart = {sample_id for sample_id, gain in zip(judged.ids, judged.gains, strict=True) if gain}
-    if set(human.probabilities) - set(judged.ids) or told_apart - set(human.probabilities):
+    if set(human.probabilities) - set(judged.ids) or len(human.probabilities) != untied:
         return f"the judged pairs are no longer those that people's were drawn from; draw anew: {wanted}"
     drawn = human.draws[: guard.labels]
     answered = sum(not draw.open for draw in drawn)

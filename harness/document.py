@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import plugins, policy, runs
+from harness import plugins, runs
+from harness.deciding import decide_again
 from harness.drift import AnswerDrift, SuiteDrift, summarise
 from harness.judged import judge_facts
-from harness.labelled import with_labels
-from harness.records import Check, Comparison, Guard, Output, Verdict
+from harness.records import Comparison, Output, Verdict
 from harness.report import Document, Item, change_of
 
 REPORTS = ("html", "markdown", "junit")
@@ -22,13 +22,7 @@ def read_run(path: Path) -> Document:
     Raises:
         StorageError: a file of the run is missing or damaged.
     """
-    manifest = runs.read_json(path / runs.MANIFEST)
-    stored = runs.read_json(path / runs.VERDICT)
-    guards = [Guard(**guard) for guard in manifest["guards"]]
-    checks = [Check(**check) for check in stored["checks"]]
-    stopped = manifest.get("no_verdict", ())
-    evidence = with_labels(runs.read_evidence(path / runs.EVIDENCE), path)
-    verdict = policy.decide(evidence, guards, checks, stopped=stopped)
+    manifest, verdict = decide_again(path)
     return make_document(verdict, manifest, runs.read_entries(path))
 
 
@@ -89,6 +83,7 @@ def _items(entry: runs.Entry, comparisons: Sequence[Comparison]) -> Iterator[Ite
             baseline_score=baseline,
             candidate_score=candidate,
             change=change,
+            cluster=entry.cluster,
         )
 
 

@@ -9,7 +9,9 @@
     ├── HoldError                    exit code 3   nothing may be decided on this input
     │   ├── LockError                              a frozen file is not what was frozen
     │   ├── BudgetError                            what may be spent is spent; the same command goes on
-    │   └── AdapterError                           the adapter is unsafe, foreign or inactive
+    │   ├── AdapterError                           the adapter is unsafe, foreign or inactive
+    │   ├── PromotionError                         a run may not be promoted, or there is nothing to go back to
+    │   └── RecordError                            a promoted adapter, its record or the ledger is not what was signed
     └── InfrastructureError          exit code 4   the machine failed, not the model
         ├── SubjectError                           a model could not be loaded or asked
         ├── JudgeError                             a judge could not be asked at all
@@ -73,6 +75,14 @@ class BudgetError(HoldError):
 
 class AdapterError(HoldError):
     """The adapter is unsafe to load, made for another base, or changes nothing."""
+
+
+class PromotionError(HoldError):
+    """A run may not be promoted: its verdict, its evidence or its adapter does not allow it. Nothing was changed."""
+
+
+class RecordError(HoldError):
+    """What was promoted cannot be proved: a record, a file that it vouches for or the ledger is not what was signed."""
 
 
 class InfrastructureError(HarnessError):

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from harness import __version__, document, plugins, policy, preflight, runs
 from harness.cache import OutputCache
-from harness.config import ARMS, Arm, GuardSection, LoadedConfig, SubjectSection, slug
+from harness.config import ARMS, Arm, GateConfig, GuardSection, LoadedConfig, SubjectSection, slug
 from harness.errors import AdapterError, BudgetError, ConfigError, DataError, SubjectError, nearest
 from harness.execution.drafts import Source
 from harness.execution.local import Evaluation, Schedule, SuiteState, open_state
@@ -21,6 +21,7 @@ from harness.execution.parts import NO_VERDICT, part_of, refuse_empty
 from harness.labelled import with_labels
 from harness.progress import Observer
 from harness.records import Check, Evidence, Guard, Verdict, content_hash
+from harness.registry import reference
 from harness.subjects import Subject, SubjectContext
 from harness.suites import Suite, SuiteContext
 
@@ -131,9 +132,7 @@ def _gate_one(bench: Bench, plan: Plan, label: str) -> GateResult:
             bench.baseline, candidate, plan.states, plan.guards, run, bench.cache, plan.schedule, observer,
             tuple(bench.sources),
         )  # fmt: skip
-        verdict = _evaluate(
-            evaluation, plan.loaded.gate.policy.noise_probe, bench.noise, label, manifest.get("no_verdict", ())
-        )
+        verdict = _evaluate(evaluation, plan.loaded.gate, bench.noise, label, manifest.get("no_verdict", ()))
         bench.sources.append(Source.of(candidate))
         _tell_remarks(candidate, observer)
         for state in plan.states:
@@ -245,12 +244,13 @@ def _names_of(section: SubjectSection) -> tuple[str, ...]:
 def build_subject(loaded: LoadedConfig, arm: Arm, context: SubjectContext) -> Subject:
     """One arm's subject, by its plugin."""
     section: SubjectSection = getattr(loaded.gate, arm)
+    _, promoted = reference.resolve(loaded, arm)
     try:
         subject: Subject = plugins.load("subjects", section.kind).build(subject_options(loaded, arm), context)
     except ImportError as error:
         what = f"subject kind {section.kind!r}"
         raise ConfigError(f"{loaded.where(arm)}: {plugins.missing_extra(what, error)}") from error
-    subject.name = section.name or subject.name
+    subject.name = section.name or promoted or subject.name
     return subject
 
 
@@ -261,23 +261,33 @@ def subject_options(loaded: LoadedConfig, arm: Arm) -> BaseModel:
         UsageError: there is no such kind of subject or option, or a file that it names is not there.
     """
     section: SubjectSection = getattr(loaded.gate, arm)
-    return plugins.options("subjects", section.kind, section.options, where=loaded.where(arm), folder=loaded.folder)
+    options, _ = reference.resolve(loaded, arm)
+    return plugins.options("subjects", section.kind, options, where=loaded.where(arm), folder=loaded.folder)
 
 
 def _evaluate(
-    evaluation: Evaluation, noise_probe: int, noise: dict[str, Any], label: str, stopped: Sequence[str]
+    evaluation: Evaluation, gate: GateConfig, noise: dict[str, Any], label: str, stopped: Sequence[str]
 ) -> Verdict:
     evaluation.observer.stage(f"{label}pre-flight")
     checks: list[Check] = []
     try:
-        checks = preflight.run(evaluation, noise_probe, noise)
+        checks = preflight.run(evaluation, gate.policy.noise_probe, noise)
         if all(check.passed for check in checks):
             evaluation.observer.stage(f"{label}evaluating")
             evaluation.finish()
     except BudgetError as error:
         stopped = [*stopped, str(error)]
     evidence = with_labels(evaluation.evidence(), evaluation.run.path)
+    _note_end(evaluation.run, gate, checks, stopped)
     return policy.decide(evidence, evaluation.guards, checks, stopped=stopped)
+
+
+def _note_end(run: runs.RunDirectory, gate: GateConfig, checks: Sequence[Check], stopped: Sequence[str] = ()) -> None:
+    """Keep in the journal what a verdict rests on beside evidence and manifest, so that it can be decided again."""
+    checked = [asdict(check) for check in checks]
+    ended = {"checks": checked, "stopped": list(stopped), "gate": gate.section_digests()}
+    if run.fact(runs.ENDED) != ended:
+        run.note_fact(runs.ENDED, ended)
 
 
 def _tell_remarks(teller: Subject | Suite, observer: Observer) -> None:
@@ -299,6 +309,7 @@ def _hold_unasked(plan: Plan, baseline: Subject, error: AdapterError | SubjectEr
     manifest = _manifest(plan, baseline.describe(), {"name": name, "refused": str(error)})
     evidence = [state.evidence(metric) for state in plan.states for metric in _metrics(plan.guards, state)]
     with closing(runs.RunDirectory(plan.root, slug(name), manifest)) as run:
+        _note_end(run, plan.loaded.gate, [refusal])
         return _store(run, manifest, evidence, policy.decide(evidence, plan.guards, [refusal]))
 
 
@@ -312,6 +323,7 @@ def _store(
     """Write evidence, verdict and reports; the verdict comes last but the reports, so it is never without evidence."""
     runs.write_evidence(run.path / runs.EVIDENCE, evidence)
     runs.write_json(run.path / runs.VERDICT, verdict.as_json())
+    runs.write_seal(run.path)
     reports = document.write_reports(run.path, document.make_document(verdict, manifest, run.entries))
     return GateResult(manifest["candidate"]["name"], verdict, run.path, tuple(reports))
 

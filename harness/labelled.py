@@ -124,6 +124,11 @@ def digest_of_turns(texts: Sequence[str]) -> str:
     return digest(texts[0]) if len(texts) == 1 else content_hash(list(texts))
 
 
+def seed_of(manifest: Mapping[str, Any], suite: str, metric: str, frame: Sequence[FramePair]) -> str:
+    """What the draws of a plan follow from: the run, and what is drawn from with which probability."""
+    return content_hash([content_hash(manifest), suite, metric, [[p.sample_id, p.probability] for p in frame]])
+
+
 def plan_path(run: Path, suite: str, metric: str) -> Path:
     """Where a run keeps the plan for one metric of one suite."""
     return run / FOLDER / f"{_file_name(suite)}.{_file_name(metric)}{_PLAN}"

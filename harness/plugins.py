@@ -30,6 +30,7 @@ _EXTRA_OF = {
     "bitsandbytes": "qlora", "litellm": "judge", "opentelemetry": "traces", "google": "traces",
     "zstandard": "traces", "starlette": "traces", "uvicorn": "traces", "duckdb": "traces", "fsspec": "traces",
     "grpc": "traces-grpc", "presidio_analyzer": "presidio", "aiohttp": "judge", "fi": "future-agi",
+    "mlflow": "mlflow", "huggingface_hub": "hub",
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ own run and goes on with it, and a run of anything else cannot be mistaken for i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -20,6 +21,10 @@ from harness.errors import StorageError
 from harness.records import Evidence, MetricSpec, Output, PairedScore, Score, content_hash
 
 MANIFEST, JOURNAL, EVIDENCE, VERDICT = "manifest.json", "journal.jsonl", "evidence.parquet", "verdict.json"
+SEAL = "seal.json"
+ENDED = "ended"
+"""The fact with which a journal ends: every pre-flight check, why the run stopped other than by being decided, and
+which sections of a gate.yaml demanded it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Entry:
 
     `prompt`, `target` and `tags` are there for the reader, so that a report can be made without the suite. `drift`
     holds one record for each request that both subjects answered greedily, token by token; their tokens themselves
-    stay in the output cache. `details` says by metric how a judge came to its scores.
+    stay in the output cache. `details` says by metric how a judge came to its scores. `cluster` is the sample's.
     """
 
     suite: str
@@ -41,6 +46,7 @@ class Entry:
     scores: Mapping[str, tuple[Score, Score]]
     drift: tuple[AnswerDrift, ...] = ()
     details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cluster: str = ""
 
 
 class RunDirectory:
@@ -98,7 +104,7 @@ class RunDirectory:
     def _replay(self) -> tuple[list[Entry], dict[str, Any]]:
         entries: list[Entry] = []
         facts: dict[str, Any] = {}
-        for record in _complete_records(self.path / JOURNAL):
+        for record in _complete_records(self.path / JOURNAL, mend=True):
             if record["type"] == "fact":
                 facts[record["name"]] = record["value"]
             else:
@@ -110,6 +116,41 @@ def read_entries(run: Path) -> list[Entry]:
     """Every finished sample of a stored run, in the order of its journal."""
     records = _complete_records(run / JOURNAL)
     return [_entry_from_json(e) for record in records if record["type"] == "chunk" for e in record["entries"]]
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """What a stored run noted with `RunDirectory.note_fact`, the latest of each name."""
+    records = _complete_records(run / JOURNAL)
+    return {record["name"]: record["value"] for record in records if record["type"] == "fact"}
+
+
+def write_seal(run: Path) -> None:
+    """Write down the SHA-256 of everything that a finished run rests on, so that a later change to it shows.
+
+    Labels are left out, because people may go on giving them.
+    """
+    write_json(run / SEAL, {name: _sha256(run / name) for name in (MANIFEST, JOURNAL, EVIDENCE, VERDICT)})
+
+
+def unsealed(run: Path) -> list[str]:
+    """The names of files of a finished run that are not what its seal says; empty when all are.
+
+    Raises:
+        StorageError: there is no seal, because the run has not finished, or it is damaged.
+    """
+    seal = read_json(run / SEAL)
+    expected = (MANIFEST, JOURNAL, EVIDENCE, VERDICT)
+    if not isinstance(seal, dict) or set(seal) != set(expected):
+        raise StorageError(f"{run / SEAL}: not the seal of a run; repeat the gate's command, which writes it anew")
+    return [name for name in expected if not (run / name).is_file() or _sha256(run / name) != seal[name]]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _broken(path, error) from error
 
 
 def read_json(path: Path) -> Any:
@@ -237,6 +278,7 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
         "scores": {m: [_score_to_json(s) for s in pair] for m, pair in entry.scores.items()},
         **({"drift": [asdict(d) for d in entry.drift]} if entry.drift else {}),
         **({"details": {m: dict(d) for m, d in entry.details.items()}} if entry.details else {}),
+        **({"cluster": entry.cluster} if entry.cluster else {}),
     }
 
 
@@ -256,17 +298,22 @@ def _entry_from_json(record: Mapping[str, Any]) -> Entry:
         {m: (Score(**b), Score(**c)) for m, (b, c) in record["scores"].items()},
         tuple(AnswerDrift(**d) for d in record.get("drift", ())),
         record.get("details", {}),
+        record.get("cluster", ""),
     )
 
 
-def _complete_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Parsed lines of a journal; a last line without its newline was being written in a crash and is cut off."""
+def _complete_records(path: Path, *, mend: bool = False) -> Iterator[dict[str, Any]]:
+    """Parsed lines of a journal without a last line that has no newline, which was being written in a crash.
+
+    `mend` also cuts that line off, so that the next one can be appended.
+    """
     if not path.exists():
         return
-    with open(path, "r+b") as stream:
+    with open(path, "r+b" if mend else "rb") as stream:
         for number, line in enumerate(iter(stream.readline, b""), start=1):
             if not line.endswith(b"\n"):
-                stream.truncate(stream.tell() - len(line))
+                if mend:
+                    stream.truncate(stream.tell() - len(line))
                 return
             try:
                 yield json.loads(line)

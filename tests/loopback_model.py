@@ -45,6 +45,7 @@ class Said:
     text: str | None
     finish: str = "stop"
     usage: Mapping[str, int] | None = None
+    tool_calls: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,8 +322,10 @@ def _error(message: str) -> dict[str, Any]:
 def _completion(path: str, body: Mapping[str, Any], said: Said) -> dict[str, Any]:
     """A response in the API's shape; a token is a word here."""
     if path.endswith("/chat/completions"):
-        read = sum(len(m["content"].split()) for m in body["messages"])
+        read = sum(len((m["content"] or "").split()) for m in body["messages"])
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": said.text}}
+        if said.tool_calls:
+            choice["message"]["tool_calls"] = [dict(call) for call in said.tool_calls]
     else:
         read = len(body["prompt"].split())
         choice = {"text": said.text}

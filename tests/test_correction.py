@@ -69,6 +69,16 @@ def test_without_all_that_was_planned_a_labelled_guard_is_undecided_and_says_why
     assert says in verdict.reasons[0]
 
 
+def test_a_judged_pair_that_could_not_be_drawn_is_noticed() -> None:
+    found = evidence(*biased())
+    assert found.human is not None
+    fewer = {f"s{i}": 1 / (N - 1) for i in range(N - 1)}
+    draws = tuple(draw for draw in found.human.draws if draw.sample_id in fewer)
+    human = HumanLabels(fewer, (*draws, *draws)[:LABELS])
+    verdict = policy.decide([replace(found, human=human)], [GUARD])
+    assert "no longer those that people's were drawn from" in verdict.reasons[0]
+
+
 def test_an_open_draw_among_the_planned_ones_is_no_label() -> None:
     found = evidence(*biased())
     assert found.human is not None

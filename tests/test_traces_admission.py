@@ -56,6 +56,8 @@ def test_what_is_admitted_can_be_read_back_to_the_last_span(admission: Admission
         (NOW - 4000 * DAY_NS, NOW, (NOW, NOW)),
         (NOW, NOW - 5, (NOW, NOW)),
     ],
+    # Named, because every process that collects these tests has a clock of its own.
+    ids=["just-over", "a-little-ahead", "from-the-future", "none", "overflowing", "ages-ago", "ends-before-it-begins"],
 )
 def test_impossible_times_are_replaced_by_that_of_arrival(
     admission: Admission, start: int, end: int, kept: tuple[int, int]

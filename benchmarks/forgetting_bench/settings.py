@@ -20,6 +20,7 @@ CARELESS = "careless"
 STAGE = "skill"
 HELD_BACK = 0.3  # of every suite: what strengths are chosen on, what the guard looks at, and what no figure is of
 PER_SKILL = 160  # rows; of capitals and opposites there are not many more
+PATIENCE = 2  # of the guard: a skill may be lost for a while, early in a training, and come back
 WORDS = ("reverse", "upper", "spell", "last", "capitals", "opposites")
 
 
@@ -70,7 +71,7 @@ class Arm:
     """One thing added to the careless recipe, with the strengths that are tried for it, weakest first."""
 
     def __init__(self, name: str, title: str, strengths: Mapping[str, Sequence[float]]) -> None:
-        """`strengths` by the name of the setting."""
+        """`strengths` by the name of the setting; of the guard it is what it may cost, as a share of the training."""
         self.name, self.title, self.strengths = name, title, strengths
 
     def add(self, strength: float, data: dict[str, Any], forgetting: dict[str, Any]) -> None:
@@ -82,7 +83,7 @@ class Arm:
         elif self.name == "ewc":
             forgetting["ewc"] = {"strength": strength, "rows": [{"path": "broad.jsonl"}]}
         elif self.name == "guard":
-            forgetting["guard"] = {"patience": int(strength)}
+            forgetting["guard"] = {"patience": PATIENCE, "cost": strength}
 
 
 SETTINGS = {
@@ -106,8 +107,8 @@ ARMS = (
     Arm(CARELESS, "careless", {}),
     Arm("replay", "replay", {"late": (0.2, 0.4), "early": (0.4, 0.6)}),
     Arm("l2_sp", "L2-SP", {"late": (0.01, 0.03), "early": (0.01, 0.1)}),
-    Arm("ewc", "EWC", {"late": (10.0, 100.0), "early": (10.0, 100.0)}),
-    Arm("guard", "ForgettingGuard", {"late": (1, 2), "early": (1, 2)}),
+    Arm("ewc", "EWC", {"late": (100.0, 1000.0), "early": (100.0, 1000.0)}),
+    Arm("guard", "ForgettingGuard", {"late": (0.15, 0.6), "early": (0.15, 0.6)}),
 )
 
 

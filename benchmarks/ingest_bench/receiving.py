@@ -59,12 +59,16 @@ class Receiver:
         self._process.terminate()
         return self._process.wait(timeout=60)
 
+    def helpers(self) -> list[int]:
+        """Processes that compact: those of low priority."""
+        return [pid for pid in _group(self._process.pid) if os.getpriority(os.PRIO_PROCESS, pid) > 0]
+
     def look(self) -> None:
         """Read the usage of every process of the group."""
         receiving = compacting = memory = 0.0
         for pid in _group(self._process.pid):
             try:
-                fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                fields = _stat(pid)
                 nice = int(fields[16])
                 pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
             except (OSError, IndexError):
@@ -88,12 +92,17 @@ def _group(leader: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                fields = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                fields = _stat(int(entry.name))
             except OSError:
                 continue
             if int(fields[2]) == leader:
                 members.append(int(entry.name))
     return members
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on, which is number 0 here (proc(5))."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
 def until_compacted(store: Path, seconds: float) -> float:

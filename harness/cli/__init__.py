@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
-from harness.cli import data, judging, shadow, sweeping, training
+from harness.cli import ci, data, filling, judging, promotion, shadow, starting, sweeping, training
 from harness.cli._terminal import Json, print_json, watching
 from harness.errors import ConfigError, HarnessError, HoldError, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from harness.gate import GateResult
+    from harness.goldens import GoldenSet
     from harness.records import Verdict
     from harness.statistics.power import Plan
 
@@ -38,7 +39,12 @@ golden = typer.Typer(help="Freeze golden sets, verify them, start new versions."
 app.add_typer(golden, name="golden")
 app.add_typer(judging.judge, name="judge")
 app.add_typer(shadow.shadow, name="shadow")
+shadow.shadow.command("import")(filling.import_traces)
 app.add_typer(data.app, name="data")
+app.add_typer(ci.ci, name="ci")
+app.command()(starting.init)
+app.add_typer(promotion.registry, name="registry")
+app.add_typer(promotion.key, name="key")
 
 Root = Annotated[Path | None, typer.Option(help="Folder of the golden sets; found from here upwards by default.")]
 
@@ -111,6 +117,9 @@ def gate(
 
 app.command()(training.train)
 app.command()(sweeping.sweep)
+app.command()(promotion.promote)
+app.command()(promotion.rollback)
+app.command()(promotion.verify)
 app.command()(training.advise)
 
 
@@ -239,6 +248,7 @@ def golden_freeze(
     plain, version = names.split(name)
     _require(version is not None, f"{name}: say which version to freeze, for example {plain}@1")
     frozen = store.freeze(folder, plain, version or "")
+    _warn_of_examples(store.load(folder, name))
     return _say(as_json, {"frozen": name, "samples": frozen.samples}, f"{name} is frozen: {frozen.samples} samples")
 
 
@@ -355,6 +365,19 @@ def _say(as_json: bool, document: Any, sentence: str) -> int:
     else:
         typer.echo(sentence)
     return 0
+
+
+def _warn_of_examples(golden: GoldenSet) -> None:
+    """Rows that `harness init` wrote may be frozen, to try things out; what they show is said once, here."""
+    from harness.scaffold import EXAMPLE_TAG
+
+    examples = sum(EXAMPLE_TAG in sample.tags for sample in golden.samples)
+    if examples:
+        typer.echo(
+            f"warning: {examples} of {len(golden.samples)} rows of {golden.reference} are examples of harness init; a "
+            f"verdict on them says nothing about your task. For your own: harness golden new-version {golden.name}",
+            err=True,
+        )
 
 
 def _print_plan(answer: Plan, as_json: bool) -> int:

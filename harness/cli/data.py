@@ -188,9 +188,9 @@ def _conclude_labelling(made: Labelled, written: Written, as_json: bool) -> int:
         print_json(document)
         return 0
     typer.echo(f"{written.path}: {written.rows:,} preferences of {written.read:,} pairs")
-    for outcome, what in _OUTCOMES.items():
-        if counted[outcome]:
-            typer.echo(f"  {counted[outcome]:,} {what}")
+    for outcome, times in counted.items():
+        if outcome in _OUTCOMES:
+            typer.echo(f"  {times:,} {_OUTCOMES[outcome]}")
     typer.echo(
         f"  both orders agree in {made.consistent:.0%} of the pairs judged; position bias {made.position_bias:+.2f}"
     )

@@ -1,4 +1,4 @@
-"""The verbs about production traces: receive them, say what there is, and delete from it"""
+"""The verbs about production traces: receive them, say what there is, and delete from it; `replaying` has the others"""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli import mirroring
+from harness.cli import mirroring, replaying
 from harness.cli._terminal import Json, print_json
 
 if TYPE_CHECKING:
     from harness.traces.store import Stats
 
-shadow = typer.Typer(no_args_is_help=True, help="Production traces as evidence: receive, look, delete.")
+shadow = typer.Typer(no_args_is_help=True, help="Production traces as evidence: receive, freeze, replay, mirror.")
+shadow.command()(replaying.freeze)
+shadow.command()(replaying.replay)
+shadow.command()(replaying.publish)
+shadow.command()(mirroring.mirror)
+shadow.command()(mirroring.verdict)
 
 Folder = Annotated[Path, typer.Option("--store", help="Folder of the store.")]
 Tenant = Annotated[str | None, typer.Option(help="Only this tenant.")]
@@ -113,10 +118,6 @@ def expire(
     else:
         typer.echo(f"{rows} rows from before {before} deleted")
     return 0
-
-
-shadow.command()(mirroring.mirror)
-shadow.command()(mirroring.verdict)
 
 
 def _print_stats(found: Stats) -> None:

@@ -191,6 +191,7 @@ class Evaluation:
                 {metric: (both.baseline, both.candidate) for metric, both in scores.items()},
                 self._drift(state.suite, pair),
                 {metric: both.details for metric, both in scores.items() if both.details},
+                pair.sample.cluster,
             )
             for pair, scores in zip(pairs, state.suite.score(pairs), strict=True)
         ]

@@ -10,6 +10,7 @@ differs. To change a frozen set, make a new version. Nothing here loads a model 
 
 from harness.goldens.card import Card, Generation, MetricUse, Parameters, load_card
 from harness.goldens.lock import LOCK_NAME, Frozen, problems, verify
+from harness.goldens.recorded import call_key
 from harness.goldens.rows import read_samples
 from harness.goldens.store import GoldenSet, freeze, load, new_version
 
@@ -21,6 +22,7 @@ __all__ = [
     "GoldenSet",
     "MetricUse",
     "Parameters",
+    "call_key",
     "freeze",
     "load",
     "load_card",

@@ -21,7 +21,7 @@ from harness.records import Sample, content_hash
 
 @dataclass(frozen=True, slots=True)
 class GoldenSet:
-    """A golden set as it was frozen. `digest` is a SHA-256 over the hashes of all its files."""
+    """A golden set as it was frozen. `digest` is a SHA-256 over the hashes of all its files, which `locked` holds."""
 
     name: str
     version: str
@@ -29,6 +29,7 @@ class GoldenSet:
     card: Card
     samples: tuple[Sample, ...]
     digest: str
+    locked: Frozen
 
     @property
     def reference(self) -> str:
@@ -51,7 +52,7 @@ def load(root: Path, reference: str) -> GoldenSet:
     folder = root / name / version
     card = load_card(folder)
     samples = read_samples(folder / SAMPLES_NAME, card)
-    return GoldenSet(name, version, folder, card, samples, content_hash(dict(entry.files)))
+    return GoldenSet(name, version, folder, card, samples, content_hash(dict(entry.files)), entry)
 
 
 def freeze(root: Path, name: str, version: str) -> Frozen:

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import DataError
 from harness.judging.records import Case
-from harness.records import Sample
+from harness.records import Message, Output, Sample
 
 FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 """How a field is spelled; it is also a title in the question, so nothing else may be in it."""
@@ -98,7 +98,7 @@ def turns(case: Case, answers: Sequence[str]) -> list[tuple[str, str]]:
     Raises:
         DataError: the conversation has no place for them.
     """
-    found = [(m.role, m.content) for m in case.sample.messages] or [("user", case.sample.prompt)]
+    found = [(m.role, _said(m)) for m in case.sample.messages] or [("user", case.sample.prompt)]
     # The last turn is the one that the output answers; an earlier turn of the user that nobody answers is open.
     open_turns = [i for i, (a, b) in enumerate(itertools.pairwise(found)) if a[0] == b[0] == "user"]
     if answers and len(answers) != len(open_turns):
@@ -109,6 +109,13 @@ def turns(case: Case, answers: Sequence[str]) -> list[tuple[str, str]]:
     for index, answer in reversed(list(zip(open_turns, answers, strict=bool(answers)))):
         found.insert(index + 1, ("assistant", answer))
     return found
+
+
+def _said(message: Message) -> str:
+    """What a turn said, with the tools that it called: a judge has to see why a result of one comes next."""
+    if not message.tool_calls:
+        return message.content
+    return Output(text=message.content, tool_calls=message.tool_calls).spoken or ""
 
 
 def _conversation(case: Case, answers: Sequence[str]) -> list[tuple[str, str]]:

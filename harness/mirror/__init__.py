@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +67,15 @@ def serve(
         server_header=False, date_header=False, h11_max_incomplete_event_size=2**16,
     )  # fmt: skip
     bound, number = listener.getsockname()[:2]
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            started(f"http://{f'[{bound}]' if ':' in bound else bound}:{number}")
+
     try:
         with quiet_signals():
-            started(f"http://{f'[{bound}]' if ':' in bound else bound}:{number}")
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(config).run(sockets=[listener])
     finally:
         link.kill()
         listener.close()

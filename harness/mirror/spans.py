@@ -25,8 +25,9 @@ from harness.traces import otlp
 from harness.traces.admission import Admission, Admitted
 from harness.traces.records import Span, SpanLink
 from harness.traces.redaction import Pseudonyms, store_key
-from harness.traces.store import Store
+from harness.traces.store import MIRRORED, Store
 
+SERVICE = "harness-mirror"
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _MOST_POSTS = 64
 _PARAMETERS = {
@@ -51,7 +52,7 @@ def span_of(
         status_message=answer.failure or answer.rejected,
         attributes={**_request(job, asked, model), **_response(answer), **_of_arm(arm, base, beside is not None)},
         links=(SpanLink(beside.trace_id, beside.span_id),) if beside is not None else (),
-        resource={"service.name": "harness-mirror"}, scope="harness.mirror",
+        resource={"service.name": SERVICE if beside is None else MIRRORED}, scope="harness.mirror",
     )  # fmt: skip
 
 

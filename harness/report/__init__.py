@@ -7,6 +7,7 @@ stored run twice gives the same bytes. Everything in a document but the numbers 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -15,7 +16,7 @@ from harness.drift import SuiteDrift
 from harness.records import Comparison, Score, Verdict
 from harness.report._judges import JudgeFacts
 
-__all__ = ["Change", "Document", "Item", "JudgeFacts", "Reporter", "change_of"]
+__all__ = ["Change", "Document", "Item", "JudgeFacts", "Reporter", "change_of", "lost_clusters"]
 
 Change = Literal["lost", "won", "failed", "changed"]
 
@@ -35,6 +36,7 @@ class Item:
     baseline_score: Score
     candidate_score: Score
     change: Change
+    cluster: str = ""
 
     def belongs_to(self, comparison: Comparison) -> bool:
         """Whether the sample is part of what `comparison` looked at: its suite, its metric, its slice."""
@@ -60,6 +62,13 @@ class Reporter(Protocol):
     def render(self, document: Document) -> str:
         """The whole report; the same document always gives the same text."""
         ...
+
+
+def lost_clusters(items: Sequence[Item], comparison: Comparison) -> list[tuple[str, int]]:
+    """The clusters that lost samples under a guard (for production calls: sessions), the most first."""
+    lost = (item for item in items if item.change == "lost" and item.belongs_to(comparison))
+    counted = Counter(item.cluster for item in lost if item.cluster)
+    return sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def change_of(baseline: Score, candidate: Score, *, higher_is_better: bool = True) -> Change:

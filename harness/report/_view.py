@@ -107,7 +107,7 @@ def item_record(item: Item, limit: int) -> dict[str, Any]:
     return {
         "guard": visible(f"{item.suite}/{item.metric}"),
         "id": one_line(item.sample_id, 200),
-        "tags": [one_line(tag, 80) for tag in item.tags[:20]],
+        "tags": [one_line(tag, 80) for tag in (*_cluster(item), *item.tags[:20])],
         "change": item.change,
         "prompt": clipped(item.prompt, limit),
         "target": clipped(item.target, limit),
@@ -116,6 +116,10 @@ def item_record(item: Item, limit: int) -> dict[str, Any]:
         "scores": [words.score(item.baseline_score), words.score(item.candidate_score)],
         "reason": _reason(item.baseline_score, item.candidate_score),
     }
+
+
+def _cluster(item: Item) -> tuple[str, ...]:
+    return (f"cluster {item.cluster}",) if item.cluster else ()
 
 
 def record_size(record: dict[str, Any]) -> int:

@@ -131,7 +131,8 @@ def _item_text(item: Item) -> str:
         ("baseline", item.baseline_output),
         ("candidate", item.candidate_output),
     )
-    lines = [f"lost sample {one_line(item.sample_id, _NAME)}"]
+    cluster = f" of cluster {one_line(item.cluster, _NAME)}" if item.cluster else ""
+    lines = [f"lost sample {one_line(item.sample_id, _NAME)}{cluster}"]
     return "\n".join(lines + [f"  {name}: {one_line(text, 400)}" for name, text in parts])
 
 

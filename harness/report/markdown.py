@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness import words
-from harness.records import Comparison, Decision
-from harness.report import Document, Item, Reporter, _drift, _judges
+from harness.records import Comparison, Decision, worst
+from harness.report import Document, Item, Reporter, _drift, _judges, lost_clusters
 from harness.report._facts import command, facts
 from harness.report._text import clipped, one_line
 
 FILENAME = "report.md"
 GITHUB_LIMIT = 65_536
+_LEAST = 16_384
 
 _ICON: dict[Decision, str] = {"promote": "✅", "block": "⛔", "hold": "⏸️"}
 _ALL = 1_000_000
+_CLUSTERS = 8  # named for each regressed guard
 # What is given up first when a report is too long: (samples per guard, table rows, characters of each text).
 _SIZES = ((_ALL, _ALL, 600), (2, 200, 400), (1, 100, 300), (0, 100, 0), (0, 40, 0), (0, 10, 0))
 
@@ -33,7 +35,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     items_per_guard: int = Field(default=3, ge=0, description="Lost samples shown for each regressed guard.")
-    max_chars: int = Field(default=GITHUB_LIMIT, ge=16_384, le=GITHUB_LIMIT, description="Length of the comment.")
+    max_chars: int = Field(default=GITHUB_LIMIT, ge=_LEAST, le=GITHUB_LIMIT, description="Length of the comment.")
     marker: str = Field(
         default="harness-report",
         pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$",
@@ -45,6 +47,35 @@ class Options(BaseModel):
 def build(options: Options) -> Reporter:
     """The Markdown reporter."""
     return _Markdown(options)
+
+
+def several(documents: Sequence[Document], options: Options) -> str:
+    """The reports of several candidates as one comment: a table of their verdicts, then the reports that find room."""
+    rows = [
+        f"| {_name(d.title)} | {_ICON[d.verdict.verdict]} **{d.verdict.verdict.upper()}** "
+        f"| {words.tally(words.required(d.verdict))} |"
+        for d in documents[: _SIZES[1][1]]
+    ]
+    verdict = worst(d.verdict.verdict for d in documents)
+    title = f"## {_ICON[verdict]} {verdict.upper()}: {len(documents)} candidates"
+    table = "\n".join(["| Candidate | Verdict | Required guards |", "|:--|:--|:--|", *rows])
+    text = f"<!-- {options.marker} -->\n\n{title}\n\n{table}\n"
+    for document in sorted(documents, key=lambda d: d.verdict.verdict != verdict):
+        room = options.max_chars - len(text) - 100
+        if room < _LEAST:
+            return text + "\nThe other reports are in the job's artifacts.\n"
+        report = _Markdown(options.model_copy(update={"max_chars": room})).render(document)
+        if len(report) > room:
+            return text + "\nThe other reports are in the job's artifacts.\n"
+        text += "\n---\n\n" + report.partition("\n\n")[2]
+    return text
+
+
+def refused(message: str, options: Options) -> str:
+    """What stands in a report's place where the gate ended with an error: no older verdict may be left standing."""
+    lead = "**No decision: the gate ended with an error.** Nothing here says anything about the candidate."
+    text = f"<!-- {options.marker} -->\n\n## ⚠️ ERROR\n\n{lead}\n\n{_fence(message, 4_000)}\n"
+    return text + (f"\n[The job](<{options.report_url}>)\n" if options.report_url else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +200,18 @@ def _lost_of(comparison: Comparison, items: Sequence[Item], size: _Size) -> str:
     if not shown:
         return f"{len(lost):,} lost samples of {_name(comparison.label)} are in the HTML report."
     summary = f"<summary>Lost samples of {_html(comparison.label)}: {len(shown)} of {len(lost):,} shown</summary>"
-    return "\n\n".join(["<details>\n" + summary, *(_item(item, size.chars) for item in shown), "</details>"])
+    clusters = _clusters(lost_clusters(items, comparison))
+    parts = ["<details>\n" + summary, *clusters, *(_item(item, size.chars) for item in shown), "</details>"]
+    return "\n\n".join(parts)
+
+
+def _clusters(lost: Sequence[tuple[str, int]]) -> list[str]:
+    """One line on where the losses are, when samples come in clusters."""
+    if not lost:
+        return []
+    shown = ", ".join(f"{_name(cluster)} ({count})" for cluster, count in lost[:_CLUSTERS])
+    more = f" and {len(lost) - _CLUSTERS:,} more" if len(lost) > _CLUSTERS else ""
+    return [f"Clusters that lost samples: {shown}{more}"]
 
 
 def _item(item: Item, chars: int) -> str:
@@ -181,7 +223,8 @@ def _item(item: Item, chars: int) -> str:
         ("Candidate", item.candidate_output),
     )
     fenced = [f"{title}:\n{_fence(text, chars)}" for title, text in blocks if text or title != "Expected"]
-    return "\n\n".join([f"**{_name(item.sample_id)}** · score {scores}", *fenced])
+    cluster = f" · cluster {_name(item.cluster)}" if item.cluster else ""
+    return "\n\n".join([f"**{_name(item.sample_id)}**{cluster} · score {scores}", *fenced])
 
 
 def _judged(document: Document, size: _Size) -> str:

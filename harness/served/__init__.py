@@ -54,6 +54,8 @@ class Question:
     """One request to a chat model. `schema`: a JSON schema that the answer has to satisfy, offered where supported.
 
     `raw` sends the text of the one message as it stands, to be continued, past any chat template (/v1/completions).
+    `tools`, `tool_choice` and `response_format` are canonical JSON as in `harness.records.Generate`, or empty; they are
+    sent as they are, and a server that does not take them has rejected the question.
     """
 
     messages: tuple[Message, ...]
@@ -64,12 +66,27 @@ class Question:
     until: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = field(default=None, hash=False)
     raw: bool = False
+    tools: str = ""
+    tool_choice: str = ""
+    response_format: str = ""
+
+    def __post_init__(self) -> None:
+        if self.response_format and self.schema is not None:
+            raise ValueError("a question has either a schema or a response_format")
 
     def digest(self) -> str:
         """SHA-256 over everything that is asked; with a client's fingerprint it is the key of the memory of replies."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["messages"] = [[m.role, m.content] for m in self.messages]
-        return content_hash(values)
+        values["messages"] = [[m.role, m.content, *_calls(m)] for m in self.messages]
+        # What was asked before there were these is still found under its old key.
+        return content_hash({k: v for k, v in values.items() if v != "" or k not in _ONLY_IF_GIVEN})
+
+
+_ONLY_IF_GIVEN = ("tools", "tool_choice", "response_format")
+
+
+def _calls(message: Message) -> list[str]:
+    return [message.tool_calls, message.tool_call_id] if message.tool_calls or message.tool_call_id else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +99,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of a question: a text or a failure, never both.
+    """What came of a question: a text or a failure, never both. With `tool_calls` the text may be empty.
 
     Tokens and `cost` (US dollars) are those of all attempts that the server charged for, by its own count; `cost` is
     None where no price is known, or the server counts nothing. `seconds` runs from the first attempt to the last,
-    waiting included. `attempts` is 0 for a reply that was paid for before, under another index or in another run: it
-    costs 0, and its tokens are the ones that it took then.
+    waiting included; `latency` is that of the attempt that was answered. `tool_calls` is canonical JSON as in
+    `harness.records.Message`, `finish` the word with which the server ended. `attempts` is 0 for a reply that was paid
+    for before, under another index or in another run: it costs 0, and its tokens and latency are what they were then.
     """
 
     text: str | None = None
@@ -98,6 +116,9 @@ class Reply:
     cost: float | None = None
     seconds: float = 0.0
     attempts: int = 1
+    tool_calls: str = ""
+    finish: str = ""
+    latency: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.failure is None):

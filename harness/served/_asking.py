@@ -89,6 +89,7 @@ class _Course:
     began: float | None = None
     attempts: int = 0
     failures: int = 0
+    latency: float = 0.0  # seconds of the attempt that was answered
     used: Used = field(default_factory=Used)
     counted: bool = True  # whether the server has counted the tokens of what it answered
 
@@ -162,7 +163,8 @@ class Asker:
         """
         if self._slots is None:
             self._slots = asyncio.Semaphore(self.options.concurrency)
-        size = sum(len(m.content.encode("utf-8", "replace")) for m in question.messages)
+        size = sum(len(f"{m.content}{m.tool_calls}".encode("utf-8", "replace")) for m in question.messages)
+        size += len(f"{question.tools}{question.response_format}".encode("utf-8", "replace"))
         likely = size / 4 + question.max_tokens / 2
         most = self._spending(Used(size + 64 + 16 * len(question.messages), question.max_tokens))
         async with self._slots, self.endpoint.slots:
@@ -174,8 +176,10 @@ class Asker:
             if course.began is None:
                 course.began = self.endpoint.clock.now()
             spent = most  # an attempt that is cancelled has perhaps been charged with all of it
+            began = self.endpoint.clock.now()
             try:
                 said = await self._exchange(question, schema)
+                course.latency = self.endpoint.clock.now() - began
                 spent = most if said.used is None else self._spending(said.used)
                 return said
             except Problem as problem:
@@ -191,7 +195,7 @@ class Asker:
         try:
             async with asyncio.timeout(self.options.timeout):
                 payload = await self.wire.send(question, schema=schema)
-            return read(payload)
+            return read(payload, tools=bool(question.tools))
         except Problem:
             raise
         except TimeoutError:
@@ -249,6 +253,9 @@ class Asker:
             self._charge(course),
             self._elapsed(course),
             course.attempts,
+            "" if said is None else said.tool_calls,
+            "" if said is None else said.finish,
+            course.latency,
         )
 
     def _count(self, reply: Reply) -> None:

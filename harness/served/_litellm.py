@@ -123,7 +123,7 @@ class LitellmWire:
         """Parameters that litellm says the provider does not have; they are not sent."""
         asked = parameters(question, schema=schema)
         absent = () if self._taken is None else tuple(name for name in asked if name not in self._taken)
-        if "response_format" in asked and not self._schemas:
+        if "response_format" in asked and not question.response_format and not self._schemas:
             absent = tuple(dict.fromkeys([*absent, "response_format"]))
         return absent
 
@@ -134,12 +134,15 @@ class LitellmWire:
             Problem: there is none.
         """
         left_out = set(self.unsupported(question, schema=schema))
+        if missing := sorted(left_out & _given(question)):  # without these it would be another question
+            raise Problem("rejected", f"the provider takes no {' and no '.join(missing)}")
         if question.temperature == 0 and question.top_p == 1:
             left_out.add("top_p")  # it says nothing, and some providers refuse it beside a temperature
         asked = {name: value for name, value in parameters(question, schema=schema).items() if name not in left_out}
         call = litellm().atext_completion if question.raw else litellm().acompletion
+        more = {"_skip_mcp_handler": True} if question.tools else {}  # which otherwise wants the package mcp
         try:
-            answer = await call(model=self._model, **content(question), **asked, **self._where, **_MINE)
+            answer = await call(model=self._model, **content(question), **asked, **self._where, **_MINE, **more)
             return answer.model_dump()
         except Exception as error:  # litellm raises whatever the client below it does
             raise _problem(error) from None
@@ -150,6 +153,11 @@ class LitellmWire:
 
     async def close(self) -> None:
         """litellm keeps its connections for the next client."""
+
+
+def _given(question: Question) -> set[str]:
+    """What the question itself asks for beside its messages, and may not be left out in silence."""
+    return {name for name in ("tools", "tool_choice", "response_format") if getattr(question, name)}
 
 
 def _problem(error: Exception) -> Problem:

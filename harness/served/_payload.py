@@ -7,20 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.records import Message
 from harness.served import Question
 from harness.served._failures import Problem, Used, of_status
+from harness.served._tools import canonical, tool_calls
 
 _WHOLE = frozenset({None, "stop", "eos", "eos_token", "end_turn", "stop_sequence"})
 _CUT = frozenset({"length", "max_tokens"})
+_CALLED = frozenset({"tool_calls", "tool_use", "function_call"})
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An answer. `used` is None where the server counts no tokens."""
+    """An answer. `used` is None where the server counts no tokens; `tool_calls` is canonical JSON, or empty."""
 
     text: str
     truncated: bool
     used: Used | None
+    tool_calls: str = ""
+    finish: str = ""
 
 
 def parameters(question: Question, *, schema: bool) -> dict[str, Any]:
@@ -36,19 +41,41 @@ def parameters(question: Question, *, schema: bool) -> dict[str, Any]:
     if schema and question.schema is not None:
         made = {"name": "answer", "schema": dict(question.schema), "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": made}
+    for name in ("tools", "tool_choice", "response_format"):
+        if given := getattr(question, name):
+            body[name] = json.loads(given)
     return body
 
 
 def content(question: Question) -> dict[str, Any]:
     """The messages of a question, or the text of one that is `raw`."""
     if not question.raw:
-        return {"messages": [{"role": m.role, "content": m.content} for m in question.messages]}
+        return {"messages": [_turn(m) for m in question.messages]}
     (message,) = question.messages
     return {"prompt": message.content}
 
 
-def read(payload: object) -> Said:
-    """The answer in the body of a 200.
+def _turn(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": _spelled(call)}}
+            for call in json.loads(message.tool_calls)
+        ]
+        turn["content"] = message.content or None
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _spelled(call: Mapping[str, Any]) -> str:
+    """Arguments as the API wants them, which is JSON in a string."""
+    arguments = call["arguments"]
+    return arguments if isinstance(arguments, str) else canonical(arguments)
+
+
+def read(payload: object, *, tools: bool = False) -> Said:
+    """The answer in the body of a 200; calls of tools count as an answer where the question offered `tools`.
 
     Raises:
         Problem: there is none, of kind `empty`, `filtered`, `server` or `unreadable`.
@@ -63,11 +90,10 @@ def read(payload: object) -> Said:
         raise Problem("unreadable", "the server's answer is no completion: it has no list of choices", used=used)
     if not choices:
         raise Problem("empty", "the server answered with no choice", used=used)
-    text, ended = _text_of(choices[0], used)
-    return Said(text, ended in _CUT, used)
+    return _answer(choices[0], used, tools)
 
 
-def _text_of(choice: object, used: Used | None) -> tuple[str, str | None]:
+def _answer(choice: object, used: Used | None, tools: bool) -> Said:
     if not isinstance(choice, dict):
         raise Problem("unreadable", "the server's first choice is no object", used=used)
     ended = choice.get("finish_reason")
@@ -79,16 +105,19 @@ def _text_of(choice: object, used: Used | None) -> tuple[str, str | None]:
     text = _joined(message.get("content", message.get("text")))
     if text is None:
         raise Problem("unreadable", "the content of the server's answer is no text", used=used)
-    if not text.strip():
+    calls = tool_calls(message) if tools else ""
+    if calls is None:
+        raise Problem("unreadable", "the server's answer calls tools in a way that cannot be read", used=used)
+    if not text.strip() and not calls:
         why = "; its tokens ran out first, raise max_tokens" if ended in _CUT else ""
         raise Problem("empty", f"the server answered with no text (finish_reason {ended}){why}", used=used)
-    if ended not in _WHOLE | _CUT:
+    if ended not in (_WHOLE | _CUT | _CALLED if calls else _WHOLE | _CUT):
         raise Problem("unreadable", f"the answer ended with finish_reason {ended}", used=used)
     try:
-        text.encode()
+        f"{text}{calls}".encode()
     except UnicodeEncodeError:  # half a surrogate pair, which no file and no terminal takes
         raise Problem("unreadable", "the server's answer is not valid Unicode", used=used) from None
-    return text, ended
+    return Said(text, ended in _CUT, used, calls, ended or "")
 
 
 def _joined(said: object) -> str | None:

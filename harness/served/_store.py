@@ -25,9 +25,14 @@ class ReplyStore(Memory):
 
 
 def _record(reply: Reply) -> list[object]:
-    return [reply.text, reply.truncated, reply.prompt_tokens, reply.completion_tokens]
+    record = [reply.text, reply.truncated, reply.prompt_tokens, reply.completion_tokens]
+    return [*record, reply.tool_calls, reply.finish, reply.latency]
 
 
 def _remembered(record: list[object]) -> Reply:
-    text, truncated, read, written = record
-    return Reply(str(text), None, bool(truncated), int(str(read)), int(str(written)), cost=0.0, attempts=0)
+    text, truncated, read, written, *later = record
+    calls, finish, latency = later or ("", "", 0.0)  # what was stored before these were kept
+    return Reply(
+        str(text), None, bool(truncated), int(str(read)), int(str(written)), cost=0.0, attempts=0,
+        tool_calls=str(calls), finish=str(finish), latency=float(str(latency)),
+    )  # fmt: skip

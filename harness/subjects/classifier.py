@@ -139,6 +139,9 @@ class ClassifierSubject:
             "model": self._files.name,
             "folder": str(self._files.folder),
             "head": None if self._head is None else str(self._head),
+            "artifact": adapters.promotable(
+                *(self._files.folder, "model") if self._head is None else (self._head, "head")
+            ),
             **self._identity(),
         }
 

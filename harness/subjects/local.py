@@ -217,8 +217,15 @@ class LocalSubject:
             "revision": self._options.revision,
             "folder": str(self._files.folder),
             "adapter_folder": None if self._adapter is None else str(self._adapter.folder),
+            "artifact": self._artifact(),
             **self._identity(),
         }
+
+    def _artifact(self) -> dict[str, Any]:
+        """What would be promoted: the adapter, or the whole model where there is none."""
+        if self._adapter is None:
+            return adapters.promotable(self._files.folder, "model")
+        return adapters.promotable(self._adapter.folder, "adapter")
 
     def close(self) -> None:
         """Give the weights back; the last subject on them frees the memory."""

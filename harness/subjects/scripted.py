@@ -4,7 +4,8 @@ a model.
 `answers` is JSONL. A row with `prompt` and `text` answers a generation, and may hold the `ids` and `logprobs` of its
 tokens and the number of `near_ties`; one with `context`, `continuation`, `logprob` and `is_greedy` answers a
 log-likelihood. A prompt of messages is looked up by its text, a line `role: content` each. A request that the file does
-not answer is a failed observation.
+not answer is a failed observation. With `answered_by`, the folder of the adapter that gave the answers, what was gated
+can also be promoted; that it did give them is the word of whoever wrote the file.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness import adapters
 from harness.errors import DataError, at
 from harness.records import (
     Check,
@@ -42,6 +44,7 @@ class Options(BaseModel):
     answers: str = Field(description="JSONL file of answers, relative to gate.yaml")
     batch_size: int = Field(16, ge=1, description="answers given at a time")
     delay: float = Field(0.0, ge=0, description="seconds a batch takes, to try out progress and resuming")
+    answered_by: str | None = Field(None, description="folder of the adapter that gave these answers, to be promoted")
     log: str | None = Field(None, description="file that gets one line for every request asked")
 
 
@@ -49,22 +52,29 @@ def build(options: Options, context: SubjectContext) -> ScriptedSubject:
     """The subject plugin contract.
 
     Raises:
-        DataError: the file of answers cannot be read or a row is wrong.
+        DataError: the file of answers cannot be read or a row is wrong, or there is no such adapter.
     """
     path = context.folder / options.answers
-    return ScriptedSubject(path, _read_answers(path), options, context.folder / options.log if options.log else None)
+    adapter = None if options.answered_by is None else (context.folder / options.answered_by).resolve()
+    if adapter is not None and not adapter.is_dir():
+        raise DataError(f"{at(adapter)}no such folder; it should hold the adapter that gave the answers in {path}")
+    log = context.folder / options.log if options.log else None
+    return ScriptedSubject(path, _read_answers(path), options, log, adapter)
 
 
 class ScriptedSubject:
     """See `harness.subjects.Subject`."""
 
-    def __init__(self, path: Path, answers: dict[_Key, Output], options: Options, log: Path | None) -> None:
+    def __init__(
+        self, path: Path, answers: dict[_Key, Output], options: Options, log: Path | None, adapter: Path | None = None
+    ) -> None:
         self.name = path.stem
         self.fingerprint = content_hash(sorted([list(k), repr(v)] for k, v in answers.items()))
         self.chat_fingerprint = content_hash("scripted")
         self._answers = answers
         self._options = options
         self._log = log
+        self._adapter = adapter
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """See `Subject.render_chat`."""
@@ -89,7 +99,9 @@ class ScriptedSubject:
 
     def describe(self) -> dict[str, Any]:
         """See `Subject.describe`."""
-        return {"kind": "scripted", "name": self.name, "fingerprint": self.fingerprint, "answers": len(self._answers)}
+        made_by = {} if self._adapter is None else {"artifact": adapters.promotable(self._adapter, "adapter")}
+        said = {"kind": "scripted", "name": self.name, "fingerprint": self.fingerprint, "answers": len(self._answers)}
+        return {**said, **made_by}
 
     def close(self) -> None:
         """Nothing is held."""

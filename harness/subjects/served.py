@@ -155,6 +155,9 @@ class ServedSubject:
             seed=request.seed,
             until=request.until,
             raw=plain and self._options.completions,
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            response_format=request.response_format,
         )
 
     def _still_there(self, reply: Reply, silent: int) -> int:
@@ -181,4 +184,11 @@ def _stable(listed: Mapping[str, Any]) -> dict[str, Any]:
 def _output(reply: Reply) -> Output:
     if reply.failure is not None:
         return Output(failure=f"{reply.failure.kind}: {reply.failure.detail}")
-    return Output(text=reply.text, tokens=reply.completion_tokens, truncated=reply.truncated)
+    return Output(
+        text=reply.text,
+        tokens=reply.completion_tokens,
+        truncated=reply.truncated,
+        tool_calls=reply.tool_calls,
+        finish=reply.finish,
+        seconds=reply.latency,
+    )

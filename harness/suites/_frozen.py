@@ -38,6 +38,12 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def locked(golden: GoldenSet) -> dict[str, Any]:
+    """What a manifest says of a set: its entry in the lock."""
+    files = dict(golden.locked.files)
+    return {"locked": {"set": golden.reference, "samples": golden.locked.samples, "files": files}}
+
+
 def lock_check(golden: GoldenSet) -> Check:
     """Whether the set's files are those that were frozen."""
     try:

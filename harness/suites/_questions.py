@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from harness.goldens import Generation
 from harness.plugins import missing_extra
 from harness.records import Check, Generate, Message, Output, Sample, content_hash
 from harness.suites import SuiteContext
-from harness.suites._frozen import lock_check, request, training_check
+from harness.suites._frozen import lock_check, locked, request, training_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Questions:
     digest: str
     checks: Callable[[], Sequence[Check]]
     chat: bool = False
+    lock: Mapping[str, Any] = field(default_factory=dict)
 
     def first(self, sample: Sample) -> Generate:
         """The first request of a sample."""
@@ -91,8 +92,9 @@ def of_golden_set(reference: str, root: Path | None, context: SuiteContext, *, c
         return [lock_check(golden), *overlap]
 
     return Questions(
-        golden.name, golden.reference, tuple(golden.samples), golden.card.generation, golden.digest, checks, chat
-    )
+        golden.name, golden.reference, tuple(golden.samples), golden.card.generation, golden.digest, checks, chat,
+        locked(golden),
+    )  # fmt: skip
 
 
 def of_mt_bench(source: str, references: Path | None, generation: Generation, context: SuiteContext) -> Questions:

@@ -39,7 +39,7 @@ from harness.records import (
 )
 from harness.subjects import Subject
 from harness.suites import Pointwise, SuiteContext
-from harness.suites._frozen import asked, lock_check, request, training_check
+from harness.suites._frozen import asked, lock_check, locked, request, training_check
 
 CODE = "code-execution"
 
@@ -89,6 +89,10 @@ class GoldenSuite(Pointwise):
         """SHA-256 over the set's files, the metrics with all their options, and `chat`."""
         settings = [dict(s.settings) for s in self._scorers]
         return content_hash({"set": self._golden.digest, "metrics": settings, "chat": self._chat})
+
+    def describe(self) -> dict[str, Any]:
+        """The set's entry in the lock."""
+        return locked(self._golden)
 
     def samples(self) -> Sequence[Sample]:
         """All samples of the set, in file order."""

@@ -141,7 +141,8 @@ class JudgeSuite(Plain):
         judge = self.judge.describe()
         pairs = ((model, name) for model in models_of(judge) for name in self._context.candidates)
         said = next(filter(None, (warning(*pair, self._context.folder) for pair in pairs)), "")
-        return {"judge": judge, "asked": self.questions.reference, **({"warning": said} if said else {})}
+        more = {"warning": said} if said else {}
+        return {"judge": judge, "asked": self.questions.reference, **more, **self.questions.lock}
 
     def remarks(self) -> Sequence[str]:
         """What was asked of the judge, and what was saved."""

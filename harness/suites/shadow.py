@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from harness import assets, goldens
 from harness.errors import DataError, nearest
-from harness.goldens import GoldenSet
+from harness.goldens import GoldenSet, call_key
 from harness.metrics import _calls
 from harness.records import (
     AnsweredPair,
@@ -37,7 +37,7 @@ from harness.records import (
 )
 from harness.subjects import Subject
 from harness.suites import Plain, SuiteContext, _replayed
-from harness.suites._frozen import canonical, lock_check, request, training_check
+from harness.suites._frozen import canonical, lock_check, locked, request, training_check
 
 _DEFAULT = ("complied", "finished", "format", "valid_calls", "recorded_calls", "liked")
 
@@ -123,8 +123,8 @@ class ShadowSuite(Plain):
         return [self._score(pair) for pair in answered]
 
     def describe(self) -> dict[str, Any]:
-        """Which set was replayed."""
-        return {"replayed": self._golden.reference}
+        """Which set was replayed, and its entry in the lock."""
+        return {"replayed": self._golden.reference, **locked(self._golden)}
 
     def _first(self, sample: Sample) -> Generate:
         return request(sample, self._golden.card.generation, chat=True)
@@ -152,11 +152,6 @@ def build(options: Options, context: SuiteContext) -> ShadowSuite:
     return ShadowSuite(golden, options, context)
 
 
-def call_key(name: str, arguments: Any) -> str:
-    """By what a recorded result of a tool is found: its name and canonical arguments."""
-    return canonical([name, arguments])
-
-
 def _side(check: _replayed.Check, sample: Sample, outputs: Sequence[Output]) -> Score:
     failures = [output.failure for output in outputs if output.failure is not None]
     if failures or not outputs:
@@ -169,8 +164,7 @@ def _told(sample: Sample, output: Output) -> list[Message] | None:
     if output.failure is not None:
         return None
     calls = _calls.written(output.spoken or "")
-    results: Mapping[str, str] = sample.data.get("results") or {}
-    found = [results.get(call_key(call.name, dict(call.arguments))) for call in calls]
+    found = [_result(sample, call) for call in calls]
     if not calls or any(result is None for result in found):
         return None
     asked = [{"id": f"call_{i}", "name": c.name, "arguments": dict(c.arguments)} for i, c in enumerate(calls)]
@@ -190,6 +184,15 @@ def _details(pair: AnsweredPair) -> dict[str, Any]:
 def _unknown(sample: Sample, outputs: Sequence[Output]) -> list[str]:
     if not outputs or outputs[-1].failure is not None:
         return []
-    results = sample.data.get("results") or {}
     calls = _calls.written(outputs[-1].spoken or "")
-    return [_calls.spelled(c) for c in calls if call_key(c.name, dict(c.arguments)) not in results][:8]
+    return [_calls.spelled(call) for call in calls if _result(sample, call) is None][:8]
+
+
+def _result(sample: Sample, call: _calls.Call) -> str | None:
+    """What the tool said in production; None where it was not called so, or the call cannot be read."""
+    try:
+        key = call_key(call.name, dict(call.arguments))
+    except ValueError:
+        return None
+    found = (sample.data.get("results") or {}).get(key) if call.name else None
+    return found if isinstance(found, str) else None

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +39,27 @@ def test_a_receiver_that_is_killed_loses_and_doubles_nothing_that_it_acknowledge
         assert opened._segments.found() == opened._catalogue.paths()
     assert acknowledged - {row["id"] for row in rows} == set()
     assert [row for row in rows if row["n"] > 1] == []
+
+
+@pytest.mark.slow
+def test_a_compactor_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path / "store", tmp_path / "serve.py")
+    try:
+        first = wait_for(receiver.helpers)
+        os.kill(first[0], signal.SIGKILL)
+        second = wait_for(lambda: [pid for pid in receiver.helpers() if pid != first[0]])
+        assert second != first
+        (sent,) = payloads(1, spans=16, templates=1)
+        acknowledged = Load(receiver.port, [sent], connections=1, retries=True).run().acknowledged
+        assert len(acknowledged) == 16
+        wait_for(lambda: list((tmp_path / "store" / "segments").rglob("*.parquet")))
+    finally:
+        receiver.stop()
+
+
+def wait_for(found: Callable[[], list[Any]]) -> list[Any]:
+    deadline = time.monotonic() + 60
+    while not (what := found()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert what
+    return what

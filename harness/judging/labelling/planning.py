@@ -18,7 +18,7 @@ from harness import labelled, runs
 from harness.errors import HoldError, UsageError, nearest
 from harness.judging.labelling.texts import texts_of
 from harness.labelled import FramePair, LabelPlan
-from harness.records import Evidence, MetricSpec, content_hash
+from harness.records import Evidence, MetricSpec
 from harness.runs import Entry
 from harness.statistics.ppi import committed_draws, draw_probabilities
 
@@ -180,9 +180,8 @@ def _made(run: Path, evidence: Evidence, candidates: Sequence[Candidate], *, pai
     frame = tuple(
         FramePair(c.sample_id, float(q), c.baseline, c.candidate) for c, q in zip(candidates, weights, strict=True)
     )
-    manifest = content_hash(runs.read_json(run / runs.MANIFEST))
     spec = evidence.metric
-    seed = content_hash([manifest, evidence.suite, spec.name, [[p.sample_id, p.probability] for p in frame]])
+    seed = labelled.seed_of(runs.read_json(run / runs.MANIFEST), evidence.suite, spec.name, frame)
     return LabelPlan(evidence.suite, spec.name, seed, pairwise, spec.higher_is_better, spec.bounds, frame, (), ())
 
 

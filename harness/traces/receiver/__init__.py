@@ -149,12 +149,17 @@ def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], Non
         app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE,
         server_header=False, date_header=False, h11_max_incomplete_event_size=2**16,
     )  # fmt: skip
-    server = uvicorn.Server(config)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()  # not before: who reads that it listens may send at once
+
+    server = Server(config)
     with quiet_signals():
         if multiprocessing.parent_process() is not None:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
         with _with_grpc(options, into, tokens):
-            ready()
             server.run(sockets=[listener])
 
 

@@ -8,20 +8,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.traces import otlp
 from harness.traces.otlp import JSON
 from harness.traces.receiver._answers import Refusal, encoding_of, refusal, success, warning
 from harness.traces.receiver._intake import Intake, Taken
 from harness.traces.receiver._page import StorePage
 from harness.traces.receiver._tenancy import tenant_of
 from harness.traces.receiver._tokens import Tokens
+from harness.traces.records import Span
 from harness.traces.store import DEFAULT_TENANT, Store
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
-
-    from harness.traces.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,10 @@ class Limits:
 def intake(store: Store, limits: Limits | None = None) -> Intake:
     """What takes requests into an open store within limits."""
     bounds = limits or Limits()
-    for admit in (store.admission(DEFAULT_TENANT).traces, store.admission(DEFAULT_TENANT).logs):
-        admit(b"")  # loads what the first request would otherwise wait for
+    # Loads what the first request would otherwise wait for: a text that is long enough for every kind of look.
+    longest = Span("1" * 32, "1" * 16, attributes={"text": "word " * 20_000})
+    store.admission(DEFAULT_TENANT).traces(otlp.encode_traces([longest]))
+    store.admission(DEFAULT_TENANT).logs(b"")
     return Intake(store, bounds.most_body, bounds.most_bytes, bounds.most_wait)
 
 

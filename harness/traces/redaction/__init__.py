@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal
 
 from harness.redaction import Finder
-from harness.traces.redaction._fields import role
+from harness.traces.redaction._fields import Role, role
 from harness.traces.redaction._pseudonyms import Pseudonyms, is_pseudonym, store_key
 from harness.traces.redaction._texts import Texts, TooDeep, TooSlow, may_be_card
 
@@ -25,6 +25,7 @@ __all__ = ["Bounds", "Pseudonyms", "Redactor", "Unredacted", "is_pseudonym", "st
 Unredacted = Literal["redaction-too-large", "redaction-too-slow", "redaction-too-deep", "redaction-failed"]
 """Why a record could not be redacted and was not stored."""
 
+_SMALLEST_CARD = 10**12
 _CHUNK = 2**20  # characters searched as one
 _DISTINCT = re.compile("[0-9@]")
 _FIELDS = ("name", "trace_state", "event_name", "severity_text", "schema_url", "version", "message")
@@ -165,13 +166,16 @@ class _Record:
         value = getattr(message, name)
         if value:
             text = value if isinstance(value, str) else value.decode("latin-1")
-            self.size += len(text)
-            if self.size > self.bounds.characters or len(self.texts) >= self.bounds.values:
-                raise _TooLarge
-            if attribute and role(attribute) != "text":
-                self.named.add(len(self.texts))
-            self.texts.append(text)
-            self.slots.append((message, name, attribute))
+            self._note(text, message, name, attribute, role(attribute) if attribute else "text")
+
+    def _note(self, text: str, message: Any, name: str, attribute: str, what: Role) -> None:
+        self.size += len(text)
+        if self.size > self.bounds.characters or len(self.texts) >= self.bounds.values:
+            raise _TooLarge
+        if what != "text":
+            self.named.add(len(self.texts))
+        self.texts.append(text)
+        self.slots.append((message, name, attribute))
 
     def mentions_users(self) -> bool:
         """Whether an id of its users stands in one of its texts."""
@@ -188,11 +192,14 @@ class _Record:
             raise _TooLarge
         for pair in pairs:
             key, value = pair.key, pair.value
-            if role(key) == "user":
+            what, kind = role(key), value.WhichOneof("value")
+            if what == "user":
                 self._user(value)
-            elif value.WhichOneof("value") == "string_value":
-                self.text(value, "string_value", key)
-            else:
+            elif kind == "string_value":  # nearly all of them; the rest takes the longer way
+                text = value.string_value
+                if text:
+                    self._note(text, value, kind, key, what)
+            elif kind != "double_value" and kind != "bool_value":
                 self._value(value, key, self.bounds.depth)
 
     def _user(self, value: Any) -> None:
@@ -209,7 +216,7 @@ class _Record:
             self.text(value, kind, attribute)
         elif kind in ("array_value", "kvlist_value"):
             self._values(getattr(value, kind).values, attribute, depth, pairs=kind == "kvlist_value")
-        elif kind == "int_value":
+        elif kind == "int_value" and value.int_value > _SMALLEST_CARD:
             self._number(value, str(value.int_value))
 
     def _values(self, values: Any, attribute: str, depth: int, *, pairs: bool) -> None:

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +37,11 @@ from harness.traces.store._tenants import DEFAULT as DEFAULT_TENANT
 from harness.traces.store._tenants import check_tenant
 from harness.traces.store._views import Views
 
-__all__ = ["DEFAULT_TENANT", "JournalFull", "Stats", "Store", "StoreOptions", "check_tenant"]
+__all__ = ["DEFAULT_TENANT", "MIRRORED", "JournalFull", "Stats", "Store", "StoreOptions", "check_tenant"]
+
+
+MIRRORED = "harness-mirror-copy"
+"""The service of calls that a mirror copied to a candidate: no user has asked for them, so no sample is drawn of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class StoreOptions:
 
     bounds: Bounds = field(default_factory=Bounds)
     finders: Sequence[Finder] = ()
-    roll_bytes: int = 64 * 2**20
+    roll_bytes: int = 32 * 2**20
     roll_seconds: float = 5.0
     most_waiting: int = 4 * 2**30
     spare: int = 256 * 2**20
@@ -162,7 +166,7 @@ class Store:
         return [*records, Record("counts", tenant, now_ns, json.dumps(counts).encode())] if counts else records
 
     def compact(self, *, wait: bool = True) -> int:
-        """Put what waits in the journal into segments, this process's included; how many journal files that were.
+        """Put what waits in the journal now into segments, this process's included; how many journal files that were.
 
         Without `wait`, nothing is done while another process compacts.
 
@@ -171,9 +175,12 @@ class Store:
         """
         if self._journal is not None:
             self._journal.roll()
-        total = 0
+        total, began = 0, time.time_ns()
         while taken := self._compactor.run(wait=wait):
             total += taken
+            oldest = _journal.oldest_ns(self.root / "journal")
+            if oldest is None or oldest > began:  # a busy receiver hands over new files for as long as one looks
+                break
         _deletion.settle(self.root, self._catalogue, self._segments, self._compactor)
         return total
 
@@ -295,10 +302,6 @@ class Store:
     def _rows(self) -> int:
         table = self.query("SELECT (SELECT count(*) FROM spans) + (SELECT count(*) FROM logs) AS n")
         return int(table["n"][0].as_py())
-
-    def as_json(self) -> dict[str, Any]:
-        """What the store is, without what is in it."""
-        return {"store": str(self.root), "segments": self._segments.root, **asdict(self.options.bounds)}
 
 
 _Item = TypeVar("_Item", Span, LogEvent)

@@ -72,7 +72,7 @@ class Compactor:
         self._swept = False
         self._retired: list[tuple[float, list[str]]] = []
 
-    def run(self, *, most_bytes: int = 64 * 2**20, wait: bool = True) -> int:
+    def run(self, *, most_bytes: int = 32 * 2**20, wait: bool = True) -> int:
         """Take journal files of at most so many bytes (or one larger file); how many files were taken.
 
         Raises:

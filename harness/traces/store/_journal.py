@@ -96,7 +96,7 @@ class Journal:
         self,
         folder: Path,
         *,
-        roll_bytes: int = 64 * 2**20,
+        roll_bytes: int = 32 * 2**20,
         roll_seconds: float = 5.0,
         most_bytes: int = 4 * 2**30,
         spare_bytes: int = 256 * 2**20,
