@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from harness.errors import ConfigError
 from harness.mirror.calls import CHAT, COMPLETION, Answer, read_request
-from harness.mirror.candidate import candidate
+from harness.mirror.candidate import candidate, prices_of
 from tests.loopback_model import LoopbackModel
 from tests.mirroring import load, settings
 
@@ -69,6 +70,14 @@ def test_a_user_cannot_set_what_litellm_reads_as_its_own(tmp_path: Path, name: s
     assert name in answer.failure
     assert not server.asked
     assert not theirs.asked
+
+
+def test_a_budget_in_dollars_without_a_known_price_is_refused(tmp_path: Path) -> None:
+    config = settings("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1", budget={"dollars": 5})
+    with pytest.raises(ConfigError, match=r"candidate\.prices"):
+        prices_of(load(tmp_path, config))
+    config["candidate"]["prices"] = {"input": 1, "output": 2}
+    assert prices_of(load(tmp_path, config)) is not None
 
 
 def test_a_redirect_of_the_candidate_is_not_followed(tmp_path: Path) -> None:

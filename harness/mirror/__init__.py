@@ -236,10 +236,11 @@ class _Switch:
 
 def _try_state(loaded: Loaded) -> None:
     """Whatever is wrong with the state or the candidate is said here, once, and not by a process that restarts."""
-    from harness.mirror.candidate import candidate
+    from harness.mirror.candidate import candidate, prices_of
     from harness.mirror.ledger import Ledger
 
     Ledger(loaded.folder, loaded.comparison_digest()).close()
+    prices_of(loaded)
     loaded.guards()  # the judge's rubric is read for them
     if loaded.mode == "mirror":
         candidate(loaded)

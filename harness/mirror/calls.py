@@ -6,6 +6,7 @@ be read says so instead of raising: it was a user's, and the user has long been 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.records import Output, Sample
+from harness.served._failures import Mask
 from harness.traces._limits import parse_json
 from harness.traces.receiver._answers import Refusal
 from harness.traces.receiver._bodies import decompress
@@ -198,10 +200,16 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, most: int)
 
 def failed(status: int, said: str) -> Answer:
     """The answer of an error's status: the request was judged wrong, or nobody judged it."""
-    detail = f"HTTP {status}: {' '.join(said.split())[:300]}"
+    detail = f"HTTP {status}: {_masked()(said)[:300]}"
     if 400 <= status < 500 and status not in (401, 403, 407, 408, 409, 425, 429):
         return Answer(rejected=detail, status=status)
     return Answer(failure=detail, status=status)
+
+
+@functools.cache
+def _masked() -> Mask:
+    """Takes credentials out of what a server says: some repeat what they were sent."""
+    return Mask()
 
 
 def of_completion(held: Any) -> Answer:
@@ -249,7 +257,7 @@ class _Gathered:
         """One piece."""
         if not isinstance(held, Mapping) or held.get("error"):
             said = held.get("error") if isinstance(held, Mapping) else held
-            self.error = self.error or f"the server reports: {str(said)[:300]}"
+            self.error = self.error or f"the server reports: {_masked()(str(said))[:300]}"
             return
         self.model = _word(held.get("model")) or self.model
         self.id = _word(held.get("id")) or self.id

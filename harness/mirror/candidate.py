@@ -14,9 +14,12 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from harness.errors import ConfigError
 from harness.mirror.calls import Answer, Asked, failed, of_completion, of_events, read_answer
 from harness.mirror.config import Deployment, Loaded, key_of
-from harness.served._litellm import litellm, require_known
+from harness.served import Prices
+from harness.served._failures import Mask
+from harness.served._litellm import listed_prices, litellm, require_known
 
 _MOST = 32 * 2**20  # bytes of an answer
 _GROUP = "candidate"
@@ -52,6 +55,22 @@ def candidate(loaded: Loaded) -> Candidate:
     return _Routed(deployments, seconds)
 
 
+def prices_of(loaded: Loaded) -> Prices | None:
+    """What the candidate costs: as the file says, else the dearest of its deployments in litellm's table.
+
+    Raises:
+        ConfigError: there is a budget in dollars, and no price is known that it could be held against.
+    """
+    section = loaded.config.candidate
+    if section.prices is not None or loaded.config.budget.dollars is None or loaded.mode == "split":
+        return section.prices
+    listed = [listed_prices(deployment.model) for deployment in loaded.deployments]
+    known = [prices for prices in listed if prices is not None]
+    if len(known) < len(listed):
+        raise ConfigError("budget.dollars: no price is known of the candidate; give candidate.prices")
+    return Prices(input=max(p.input for p in known), output=max(p.output for p in known))
+
+
 class _Direct:
     """One server that speaks OpenAI's API."""
 
@@ -61,6 +80,7 @@ class _Direct:
         self._model = deployment.model.partition("/")[2]
         self._base, self._seconds = str(deployment.api_base), seconds
         key = key_of(deployment.api_key_env)
+        self._mask = Mask(key)
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
         self._aiohttp = aiohttp
@@ -76,7 +96,9 @@ class _Direct:
             answer, first = Answer(failure=f"no answer within {self._seconds:g} s", status=0), None
         except (self._aiohttp.ClientError, OSError, ValueError) as error:
             answer, first = Answer(failure=f"no answer: {type(error).__name__}", status=0), None
-        return replace(answer, seconds=time.monotonic() - began, first_token=first)
+        failure, rejected = self._mask(answer.failure), self._mask(answer.rejected)
+        seconds = time.monotonic() - began
+        return replace(answer, failure=failure, rejected=rejected, seconds=seconds, first_token=first)
 
     async def _exchange(self, asked: Asked, began: float) -> tuple[Answer, float | None]:
         body = {**asked.copied(), "model": self._model or asked.body.get("model")}

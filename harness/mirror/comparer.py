@@ -23,7 +23,7 @@ from typing import Any
 from harness.mirror import frames
 from harness.mirror.brakes import Breaker, DailyBudget, size_of
 from harness.mirror.calls import Answer, Asked, read_answer, read_request
-from harness.mirror.candidate import Candidate, candidate
+from harness.mirror.candidate import Candidate, candidate, prices_of
 from harness.mirror.config import Loaded, load_mirror
 from harness.mirror.evidence import Evidences
 from harness.mirror.frames import Frame, Job
@@ -33,8 +33,6 @@ from harness.mirror.page import rendered
 from harness.mirror.scoring import Scoring
 from harness.mirror.spans import Spans, span_of
 from harness.records import Verdict
-from harness.served import Prices
-from harness.served._litellm import listed_prices
 from harness.traces.records import Span
 
 _BOOK_SECONDS = 0.2
@@ -77,7 +75,7 @@ class Comparer:
         self._candidate: Candidate | None = candidate(loaded) if config.mirror is not None else None
         self._room = asyncio.Semaphore(config.mirror.concurrency if config.mirror is not None else 1)
         self._breaker = Breaker(config.breaker)
-        self._budget = DailyBudget(config.budget, _prices(loaded), self._ledger.spent, self._ledger.set_spent)
+        self._budget = DailyBudget(config.budget, prices_of(loaded), self._ledger.spent, self._ledger.set_spent)
         self._epoch = ""
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._busy: Counter[int] = Counter()
@@ -250,10 +248,11 @@ class Comparer:
         self._ledger.add_pair(self._name(job), session.place, pair)
         differing = [n for n, (a, b) in pair.items() if n not in ("seconds", "output_tokens") and a.value != b.value]
         if differing:
-            self._ledger.show(self._name(job), time.time(), job.tenant, {
-                "run_id": job.run_id[:64], "metrics": differing, "asked": _texts(left, "gen_ai.input.messages"),
-                "champion": _said(left), "candidate": _said(right),
-            })  # fmt: skip
+            held = {
+                "run_id": str(left.attributes.get("run_id", ""))[:64], "metrics": differing,
+                "asked": _texts(left, "gen_ai.input.messages"), "champion": _said(left), "candidate": _said(right),
+            }  # fmt: skip
+            self._ledger.show(self._name(job), time.time(), job.tenant, held)
         return COMPARED
 
     async def _sent(self, other: Candidate, asked: Asked) -> Answer | str:
@@ -368,14 +367,6 @@ def cluster_of(salt: str, tenant: str, session: str) -> str:
     """What stands for a session in draws and books; two tenants with one session id have two."""
     held = f"{len(salt)}:{salt}{len(tenant)}:{tenant}{session}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(held).hexdigest()[:32]
-
-
-def _prices(loaded: Loaded) -> Prices | None:
-    """What the candidate costs; only asked of litellm where there is a budget in dollars."""
-    section = loaded.config.candidate
-    if section.prices is not None or loaded.config.budget.dollars is None or loaded.aa:
-        return section.prices
-    return listed_prices(section.deployments[0].model)
 
 
 def _texts(span: Span, name: str) -> str:

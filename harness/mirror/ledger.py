@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ BY_CHOICE = frozenset({"sampled_out", "no_consent", "switched_off", "enough"})
 _SHOWN, _SHOWN_SECONDS = 50, 7 * 86_400.0
 _MINUTES = 24 * 60
 _VERSION = "1"
+_KNOWN_REASON = re.compile(r"HTTP \d{3}|no answer within [\d.]+ s|no answer")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counts (tenant TEXT, what TEXT, n INTEGER NOT NULL, PRIMARY KEY (tenant, what))
@@ -318,7 +320,11 @@ def _locked(path: Path, patience: float) -> int:
 
 
 def _plain(score: Score) -> list[Any]:
-    return [score.state, score.value, score.reason[:200]] if score.reason else [score.state, score.value]
+    """A score without the words of its reason: these may be a server's own, and they are not redacted."""
+    if score.value is not None:
+        return [score.state, score.value]
+    known = _KNOWN_REASON.match(score.reason)
+    return [score.state, None, known[0] if known else "no score"]
 
 
 def _read(held: str) -> Pair:

@@ -22,6 +22,7 @@ import pytest
 
 from harness.judging.calibration import CHECK
 from harness.mirror.ledger import Ledger
+from harness.traces.freezing import FreezeOptions, freeze
 from harness.traces.receiver import add_token
 from harness.traces.store import Store
 from tests.loopback_model import Fault, LoopbackModel, wait_for
@@ -202,21 +203,28 @@ def test_everything_of_a_call_is_redacted_stored_under_one_run_id_and_joined_to_
                     traceparent="00-" + "ab" * 16 + "-" + "cd" * 8 + "-01",
                 )  # fmt: skip
             wait_for_pairs(mirror.loaded, 1)
-    for asked in candidate.asked:
+            candidate.faults = {"400": 1.0}  # its message repeats the key that it was sent
+            mirror.post(chat("once more"), x_session_id="t", x_run_id="jane.doe@example.com")
+            wait_for_pairs(mirror.loaded, 2)
+    assert mirror.books()["compared"] == 3
+    for asked in candidate.asked[:2]:
         assert asked.headers["authorization"] == "Bearer secret-of-the-candidate"
         assert not {"cookie", "x-run-id", "x-session-id", "traceparent"} & asked.headers.keys()
         assert not {"user", "metadata"} & asked.body.keys()
         assert asked.body["temperature"] == 0.5
-    assert [a.headers["authorization"] for a in champion.asked] == ["Bearer sk-user-secret-0123456789"] * 2
-    assert {a.body.get("stream", False) for a in candidate.asked} == {False, True}
+    assert [a.headers["authorization"] for a in champion.asked[:2]] == ["Bearer sk-user-secret-0123456789"] * 2
+    assert {a.body.get("stream", False) for a in candidate.asked[:2]} == {False, True}
     with Store.open(tmp_path / "traces") as store:
         store.compact()
         calls = list(store.calls())
+        frozen = freeze(store, tmp_path / "goldensets", FreezeOptions("shop", tenant="default"))
+    assert frozen.samples == 3
+    assert frozen.left_out["copied to a candidate"] == 3
+    calls = [call for call in calls if call.session == "s"]
     assert sorted((c.run_id, c.metadata["arm"]) for c in calls) == [
         ("run-0", "candidate"), ("run-0", "champion"), ("run-1", "candidate"), ("run-1", "champion"),
     ]  # fmt: skip
     assert {c.trace_id for c in calls if c.metadata["arm"] == "champion"} == {"ab" * 16}
-    assert {c.session for c in calls} == {"s"}
     assert all(c.replayable and c.user.startswith("<USER_") and c.outputs[0].text for c in calls), [
         c.why_not for c in calls
     ]

@@ -41,7 +41,7 @@ __all__ = ["DEFAULT_TENANT", "MIRRORED", "JournalFull", "Stats", "Store", "Store
 
 
 MIRRORED = "harness-mirror-copy"
-"""The service of calls that a mirror copied to a candidate: no user has asked for them, so no sample is drawn of them."""
+"""The service of calls that a mirror copied to a candidate: no user has asked for them, so none is ever drawn."""
 
 
 @dataclass(frozen=True, slots=True)
