@@ -164,8 +164,9 @@ def _mirror(folder: Path) -> Iterator[int]:
         command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
     )
     assert process.stderr is not None
-    port = int(process.stderr.readline().split()[2].rpartition(":")[2].removesuffix("/v1"))
-    process.stderr.readline()  # the first look: everything is loaded
+    lines = [process.stderr.readline(), process.stderr.readline()]  # its address, and its first look
+    said = next(line for line in lines if line.startswith("listening"))
+    port = int(said.split()[2].rpartition(":")[2].removesuffix("/v1"))
     try:
         yield port
     finally:

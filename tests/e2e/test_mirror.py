@@ -342,8 +342,8 @@ def test_a_mirror_that_is_killed_goes_on_with_its_books(tmp_path: Path) -> None:
             ]
             process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
             assert process.stderr is not None
-            port = int(process.stderr.readline().split()[2].rpartition(":")[2].removesuffix("/v1"))
-            assert wait_for(lambda port=port: _serves(port), 60)
+            said = next(line for line in process.stderr if line.startswith("listening"))
+            port = int(said.split()[2].rpartition(":")[2].removesuffix("/v1"))
             for i in range(40):
                 total += ask(port, "POST", "/v1/chat/completions", chat(f"q {i}")).status == 200
             time.sleep(0.5)
@@ -356,13 +356,6 @@ def test_a_mirror_that_is_killed_goes_on_with_its_books(tmp_path: Path) -> None:
     assert adds_up(counts), counts
     assert total == 80
     assert 70 <= counts["received"] <= 81  # the last fifth of a second before a kill may be lost, with all it says
-
-
-def _serves(port: int) -> bool:
-    try:
-        return ask(port, "GET", "/healthz").status == 200
-    except OSError:
-        return False
 
 
 def test_a_candidate_behind_litellms_router_is_asked_too(tmp_path: Path) -> None:
@@ -477,4 +470,27 @@ def test_pieces_are_passed_on_as_they_come_and_a_request_ends_with_its_user(tmp_
         assert hung_up.wait(20)
         thread.join(20)
     assert mirror.books() == {"client_gone": 1, "received": 1}
+    assert not candidate.asked
+
+
+def test_other_paths_pass_through_uncounted_and_a_server_that_is_not_there_is_a_502(tmp_path: Path) -> None:
+    with (
+        LoopbackModel() as champion,
+        LoopbackModel() as candidate,
+        Mirroring(tmp_path, settings(champion.base, candidate.base)) as mirror,
+    ):
+        direct = ask(champion.port, "GET", "/v1/models")
+        assert mirror.request("GET", "/v1/models").body == direct.body
+        assert mirror.request("POST", "/v1/other", b"{}").status == 404
+        for path in ("/v1/%2e%2e/admin", "/metrics", "/v1"):
+            assert mirror.request("GET", path).status == 404
+        assert mirror.request("GET", "/", headers={"host": "evil.example"}).status == 401
+        assert mirror.request("GET", "/", headers={"sec-fetch-site": "cross-site"}).status == 401
+        assert mirror.post(chat("x"), sec_fetch_site="cross-site").status == 401
+        assert mirror.request("POST", "/-/mirror/off").status == 401
+        champion.close()
+        gone = mirror.post(chat("hello"))
+        assert gone.status == 502
+        assert gone.json["error"]["type"] == "proxy_error"
+    assert mirror.books() == {"received": 1, "upstream_unreachable": 1}
     assert not candidate.asked
