@@ -1,8 +1,9 @@
 """A real HTTP server on 127.0.0.1 that speaks OpenAI's API as far as it is asked here, and misbehaves as told.
 
-It answers /v1/chat/completions, /v1/completions and /v1/models by a Python function of the messages. Faults come by a
-seeded share, drawn from the question and the number of times that it was asked, so that they do not depend on the order
-in which requests arrive. Everything that was asked is recorded, so that a test can show what was paid for twice:
+It answers /v1/chat/completions, /v1/completions (both also as a stream) and /v1/models by a Python function of the
+messages. Faults come by a seeded share, drawn from the question and the number of times that it was asked, so that they
+do not depend on the order in which requests arrive. Everything that was asked is recorded, so that a test can show what
+was paid for twice:
 
     with LoopbackModel(lambda messages: "yes", latency=0.2, faults={"429": 0.1, "cut": 0.1}) as server:
         options = ServedOptions(model="openai/m", api_base=server.base)
@@ -18,6 +19,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -74,7 +76,8 @@ class LoopbackModel:
     `latency` is in seconds; `faults` maps a fault to its share of the attempts; `script` is used up first, one entry an
     attempt ("" answers); `retry_after` is the header of "429-retry-after"; `key`: answer 401 to any other; `schemas`:
     whether a response_format is accepted, else 400; `refuses`: parameters that are answered with 400; `listed`: what
-    else stands in the model's entry at /v1/models; `record`: whether `asked` is kept.
+    else stands in the model's entry at /v1/models; `record`: whether `asked` is kept; `pace`: seconds between two words
+    of a stream.
     """
 
     answer: Answer = lambda messages: f"echo {messages[-1]['content']}"
@@ -89,6 +92,7 @@ class LoopbackModel:
     refuses: Sequence[str] = ()
     listed: Mapping[str, Any] = field(default_factory=dict)
     record: bool = True
+    pace: float = 0.0
     asked: list[Asked] = field(default_factory=list)
     requests: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
@@ -206,7 +210,37 @@ class LoopbackModel:
             return await self._misbehave(fault, said, path, {**body, "": sender}, writer)
         assert not isinstance(said, Fault)
         self.answered[question] += 1
-        return await self._send(writer, 200, _completion(path, body, said if isinstance(said, Said) else Said(said)))
+        whole = said if isinstance(said, Said) else Said(said)
+        if body.get("stream"):
+            return await self._stream(path, body, whole, writer)
+        return await self._send(writer, 200, _completion(path, body, whole))
+
+    async def _stream(self, path: str, body: Mapping[str, Any], said: Said, writer: asyncio.StreamWriter) -> bool:
+        """The answer as server-sent events, a word at a time, and the usage where it is asked for."""
+        whole = _completion(path, body, said)
+        usage, chat = whole.pop("usage"), path.endswith("/chat/completions")
+        writer.write(b"HTTP/1.1 200 -\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+        async def event(data: str) -> None:
+            raw = f"data: {data}\n\n".encode()
+            writer.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")
+            await writer.drain()
+            if self.pace:
+                await asyncio.sleep(self.pace)
+
+        def piece(text: str, finish: str | None) -> str:
+            said = {"delta": {"content": text} if text else {}} if chat else {"text": text}
+            return json.dumps({**whole, "choices": [{"index": 0, "finish_reason": finish, **said}]})
+
+        for word in re.findall(r"\s*\S+", said.text or ""):
+            await event(piece(word, None))
+        await event(piece("", said.finish))
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await event(json.dumps({**whole, "choices": [], "usage": usage}))
+        await event("[DONE]")
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return True
 
     def _refused(self, headers: Mapping[str, str], body: Mapping[str, Any]) -> str:
         """The fault of a request that is wrong in itself."""

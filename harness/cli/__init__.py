@@ -64,6 +64,7 @@ class SchemaOption(StrEnum):
     recipe = "recipe"
     sweep = "sweep"
     rubric = "rubric"
+    mirror = "mirror"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -273,13 +274,15 @@ def golden_new_version(
 def schema(
     file: Annotated[SchemaOption, typer.Argument(help="Which file.")] = SchemaOption.gate,
 ) -> int:
-    """Print the JSON schema of gate.yaml, recipe.yaml, sweep.yaml or a judge's rubric, for editors."""
+    """Print the JSON schema of gate.yaml, recipe.yaml, sweep.yaml, mirror.yaml or a judge's rubric, for editors."""
     if file is SchemaOption.recipe:
         from harness.training.recipe import json_schema
     elif file is SchemaOption.sweep:
         from harness.training.sweeping.section import json_schema
     elif file is SchemaOption.rubric:
         from harness.judging.rubric import json_schema
+    elif file is SchemaOption.mirror:
+        from harness.mirror.config import json_schema
     else:
         from harness.config import json_schema
 

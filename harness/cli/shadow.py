@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli import replaying
+from harness.cli import mirroring, replaying
 from harness.cli._terminal import Json, print_json
 
 if TYPE_CHECKING:
     from harness.traces.store import Stats
 
-shadow = typer.Typer(no_args_is_help=True, help="Production traces as evidence: receive, freeze, replay.")
+shadow = typer.Typer(no_args_is_help=True, help="Production traces as evidence: receive, freeze, replay, mirror.")
 shadow.command()(replaying.freeze)
 shadow.command()(replaying.replay)
 shadow.command()(replaying.publish)
+shadow.command()(mirroring.mirror)
+shadow.command()(mirroring.verdict)
 
 Folder = Annotated[Path, typer.Option("--store", help="Folder of the store.")]
 Tenant = Annotated[str | None, typer.Option(help="Only this tenant.")]

@@ -26,7 +26,7 @@ from harness.traces.freezing._results import results_for
 from harness.traces.freezing._rows import LeftOut, Row, RowOptions, asked_last, line_of, row_of, sample_of
 from harness.traces.freezing._strata import DEFAULT, Strata, columns_of
 from harness.traces.records import Call
-from harness.traces.store import Store
+from harness.traces.store import MIRRORED, Store
 
 __all__ = ["DEFAULT", "FreezeOptions", "Freezing", "Liking", "freeze"]
 
@@ -169,6 +169,9 @@ class _Draw:
         self.left_out.update(
             {f"not replayable: {v['values']}": v["counts"] for v in obstacles.value_counts().to_pylist()}
         )
+        copies = wanted & (self.table["service"].to_numpy(zero_copy_only=False) == MIRRORED)
+        self.left_out.update({"copied to a candidate": int(np.count_nonzero(copies))} if copies.any() else {})
+        wanted = wanted & ~copies
         if self.options.models:
             import pyarrow as pa
 

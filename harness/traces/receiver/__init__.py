@@ -29,7 +29,10 @@ from harness.traces.receiver._tokens import Tokens, add_token, read_tokens
 from harness.traces.receiver.app import Limits, build, intake
 from harness.traces.store import Store, StoreOptions
 
-__all__ = ["Limits", "ServeOptions", "Tokens", "add_token", "build", "intake", "read_tokens", "serve"]
+__all__ = [
+    "Limits", "ServeOptions", "Tokens", "add_token", "build", "intake", "is_loopback", "listen", "quiet_signals",
+    "read_tokens", "serve",
+]  # fmt: skip
 
 PORT = 4318  # OTLP/HTTP's own
 _COMPACT_SECONDS = 1.0
@@ -64,7 +67,7 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda _: None
     """
     _check(options)
     _open(options).close()  # whatever is wrong with it is said here, once
-    listener = _listen(options.host, options.port)
+    listener = listen(options.host, options.port)
     host, port = listener.getsockname()[:2]
     context = multiprocessing.get_context("spawn")
     targets: list[tuple[Callable[..., None], tuple[Any, ...]]] = [(_compact_until_orphaned, (options,))]
@@ -84,7 +87,7 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda _: None
 
 
 def _check(options: ServeOptions) -> None:
-    if options.token_file is None and not _is_loopback(options.host):
+    if options.token_file is None and not is_loopback(options.host):
         raise ConfigError(
             f"--host {options.host} can be reached by others, so it needs tokens: "
             "`harness shadow token TENANT --token-file FILE` makes one; pass --token-file FILE"
@@ -97,7 +100,7 @@ def _check(options: ServeOptions) -> None:
         read_tokens(options.token_file)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether only this machine can reach it; a name counts only where it cannot be anything else."""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -114,7 +117,12 @@ def _open(options: ServeOptions) -> Store:
     return Store.open(options.store, segments=options.segments, options=StoreOptions(finders=finders))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there, on a free port for 0.
+
+    Raises:
+        InfrastructureError: the port is taken, or the address is none of this machine's.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -148,7 +156,7 @@ def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], Non
             ready()  # not before: who reads that it listens may send at once
 
     server = Server(config)
-    with _quiet_signals():
+    with quiet_signals():
         if multiprocessing.parent_process() is not None:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
         with _with_grpc(options, into, tokens):
@@ -171,7 +179,7 @@ def _with_grpc(options: ServeOptions, into: Intake, tokens: Tokens | None) -> It
 
 
 @contextlib.contextmanager
-def _quiet_signals() -> Iterator[None]:
+def quiet_signals() -> Iterator[None]:
     """uvicorn raises the signal that ended it once more when it is done; here it has then done its work."""
 
     def nothing(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The receiver's ASGI application: OTLP/HTTP on /v1/traces and /v1/logs, and /healthz"""
+"""The receiver's ASGI application: OTLP/HTTP on /v1/traces and /v1/logs, the live page on /, and /healthz"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from harness.traces import otlp
 from harness.traces.otlp import JSON
 from harness.traces.receiver._answers import Refusal, encoding_of, refusal, success, warning
 from harness.traces.receiver._intake import Intake, Taken
+from harness.traces.receiver._page import StorePage
 from harness.traces.receiver._tenancy import tenant_of
 from harness.traces.receiver._tokens import Tokens
 from harness.traces.records import Span
@@ -51,16 +52,22 @@ def build(into: Intake, tokens: Tokens | None = None, limits: Limits | None = No
     from starlette.routing import Route
 
     receiver = _Receiver(into, tokens, (limits or Limits()).body_seconds)
+    page = StorePage(into.store, tokens)
+
+    async def shown(request: Request) -> Response:
+        return await page(request)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
+        page.close()
         into.close()
 
     return Starlette(
         routes=[
             Route("/v1/traces", receiver.traces, methods=["POST"]),
             Route("/v1/logs", receiver.logs, methods=["POST"]),
+            Route("/", shown, methods=["GET"]),
             Route("/healthz", _healthy, methods=["GET"]),
         ],
         exception_handlers={HTTPException: _http_error, Exception: _failed},

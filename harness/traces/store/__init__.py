@@ -37,7 +37,11 @@ from harness.traces.store._tenants import DEFAULT as DEFAULT_TENANT
 from harness.traces.store._tenants import check_tenant
 from harness.traces.store._views import Views
 
-__all__ = ["DEFAULT_TENANT", "JournalFull", "Stats", "Store", "StoreOptions", "check_tenant"]
+__all__ = ["DEFAULT_TENANT", "MIRRORED", "JournalFull", "Stats", "Store", "StoreOptions", "check_tenant"]
+
+
+MIRRORED = "harness-mirror-copy"
+"""The service of calls that a mirror copied to a candidate: no user has asked for them, so none is ever drawn."""
 
 
 @dataclass(frozen=True, slots=True)
