@@ -22,9 +22,10 @@ from harness.errors import ConfigError, PromotionError, UsageError
 from harness.execution.local import SuiteState
 from harness.gate import make_plan
 from harness.progress import Observer
-from harness.records import EXIT_CODES, AnsweredPair, Check, Generate, Guard, Output, Sample, Verdict
+from harness.records import EXIT_CODES, Check, Generate, Guard, Output, Sample, Verdict
 from harness.statistics.proportions import proportion_lower_bound
 from harness.subjects import Subject, SubjectContext
+from harness.suites import AnsweredPair
 
 _CONFIDENCE = 0.95
 _ALPHA = 0.05

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.execution.local import UNANSWERED, Answered, Chunk, Evaluation, SuiteState, ask_chunks, within
-from harness.records import AnsweredPair, Check, Guard, Output, PairedScore, Request, ScorePair
+from harness.records import Check, Guard, Output, PairedScore, Request
 from harness.statistics.proportions import proportion_lower_bound
 from harness.subjects import Selective
+from harness.suites import AnsweredPair, ScorePair
 
 _NOISE = "noise-floor"
 _NOISE_CONFIDENCE = 0.95

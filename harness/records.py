@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -484,29 +484,3 @@ _BY_CONCERN: tuple[Decision, ...] = ("promote", "hold", "block")
 def worst(decisions: Iterable[Decision]) -> Decision:
     """The verdict on several candidates together: block before hold, hold before promote."""
     return max(decisions, key=_BY_CONCERN.index)
-
-
-@dataclass(frozen=True, slots=True)
-class AnsweredPair:
-    """One sample with the outputs of both subjects to the same number of requests."""
-
-    sample: Sample
-    baseline: Sequence[Output]
-    candidate: Sequence[Output]
-
-
-@dataclass(frozen=True, slots=True)
-class ScorePair:
-    """Both scores that a suite gave one answered sample under one metric.
-
-    `details` is JSON that the journal keeps beside them: how a judge came to them.
-    """
-
-    baseline: Score
-    candidate: Score
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def tied(cls) -> ScorePair:
-        """Both outputs are the same; see `Score.tied`."""
-        return cls(Score.tied(), Score.tied())

@@ -13,8 +13,8 @@ import yaml
 
 from harness import goldens, plugins, sandbox
 from harness.errors import ConfigError, DataError, LockError, UsageError
-from harness.records import AnsweredPair, Generate, LogLikelihood, Message, Output, Sample, Score, ScorePair
-from harness.suites import SuiteContext
+from harness.records import Generate, LogLikelihood, Message, Output, Sample, Score
+from harness.suites import AnsweredPair, ScorePair, SuiteContext
 from harness.suites.golden import GoldenSuite, Options, build
 
 ROWS: list[dict[str, Any]] = [

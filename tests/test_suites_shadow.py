@@ -16,9 +16,9 @@ from harness.config import load_gate
 from harness.errors import ConfigError, DataError
 from harness.gate import GateResult, run_gate
 from harness.progress import Silent
-from harness.records import AnsweredPair, Generate, Output, Sample, Score
+from harness.records import Generate, Output, Sample, Score
 from harness.subjects import SubjectContext
-from harness.suites import SuiteContext, shadow
+from harness.suites import AnsweredPair, SuiteContext, shadow
 from harness.suites.shadow import ShadowSuite
 from tests.loopback_model import Answer, Fault, LoopbackModel, Said
 from tests.shadow_set import WEATHER, asked, frozen, gate, row, scripted, tool_row

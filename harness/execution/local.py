@@ -18,22 +18,11 @@ from harness.config import Arm
 from harness.execution.drafts import Drafting, Source
 from harness.policy import Table, block_level, compare, is_open
 from harness.progress import Observer
-from harness.records import (
-    AnsweredPair,
-    Comparison,
-    Evidence,
-    Generate,
-    Guard,
-    Output,
-    PairedScore,
-    Request,
-    Sample,
-    Score,
-)
+from harness.records import Comparison, Evidence, Generate, Guard, Output, PairedScore, Request, Sample, Score
 from harness.runs import Entry, RunDirectory
 from harness.statistics.ordering import commit_order
 from harness.subjects import Subject
-from harness.suites import Answering, Suite, ask_in_rounds
+from harness.suites import AnsweredPair, Answering, Suite, ask_in_rounds
 
 Chunk = tuple[Suite, Sequence[Sample]]
 Answered = list[tuple[Output, ...]]

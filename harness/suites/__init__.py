@@ -11,8 +11,34 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.config import GuardSection, JudgesSection
-from harness.records import AnsweredPair, Check, Estimand, MetricSpec, Output, Request, Sample, Score, ScorePair
+from harness.records import Check, Estimand, MetricSpec, Output, Request, Sample, Score
 from harness.subjects import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredPair:
+    """One sample with the outputs of both subjects to the same number of requests."""
+
+    sample: Sample
+    baseline: Sequence[Output]
+    candidate: Sequence[Output]
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePair:
+    """Both scores that a suite gave one answered sample under one metric.
+
+    `details` is JSON that the journal keeps beside them: how a judge came to them.
+    """
+
+    baseline: Score
+    candidate: Score
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def tied(cls) -> ScorePair:
+        """Both outputs are the same; see `Score.tied`."""
+        return cls(Score.tied(), Score.tied())
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,20 +20,9 @@ from harness.errors import nearest
 from harness.judging import canaries
 from harness.judging.records import Case, Judge, Judgement, PairCase
 from harness.judging.rubric import Rubric
-from harness.records import (
-    AnsweredPair,
-    Check,
-    Estimand,
-    MetricSpec,
-    Output,
-    Request,
-    Sample,
-    Score,
-    ScorePair,
-    content_hash,
-)
+from harness.records import Check, Estimand, MetricSpec, Output, Request, Sample, Score, content_hash
 from harness.subjects import Subject
-from harness.suites import Plain
+from harness.suites import AnsweredPair, Plain, ScorePair
 
 if TYPE_CHECKING:
     from harness.suites.judge import JudgeSuite

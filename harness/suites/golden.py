@@ -24,7 +24,6 @@ from harness.errors import ConfigError, DataError, at
 from harness.goldens import GoldenSet, MetricUse
 from harness.metrics import Metric
 from harness.records import (
-    AnsweredPair,
     Check,
     Estimand,
     LogLikelihood,
@@ -34,11 +33,10 @@ from harness.records import (
     Request,
     Sample,
     Score,
-    ScorePair,
     content_hash,
 )
 from harness.subjects import Subject
-from harness.suites import Pointwise, SuiteContext
+from harness.suites import AnsweredPair, Pointwise, ScorePair, SuiteContext
 from harness.suites._frozen import asked, lock_check, locked, request, training_check
 
 CODE = "code-execution"

@@ -29,21 +29,10 @@ from harness.judging.kinds import JudgeContext, remarks
 from harness.judging.records import Case, Judge, Judgement, PairCase, Usage
 from harness.judging.rubric import Rubric, load_rubric, require
 from harness.judging.silence import refuse_silence
-from harness.records import (
-    AnsweredPair,
-    Check,
-    Estimand,
-    MetricSpec,
-    Output,
-    Request,
-    Sample,
-    Score,
-    ScorePair,
-    content_hash,
-)
+from harness.records import Check, Estimand, MetricSpec, Output, Request, Sample, Score, content_hash
 from harness.served.client import Budget
 from harness.subjects import Subject
-from harness.suites import Plain, Suite, SuiteContext, _canaries, _questions, alike
+from harness.suites import AnsweredPair, Plain, ScorePair, Suite, SuiteContext, _canaries, _questions, alike
 
 _SHOWN = 600  # characters of a judge's reason that the journal keeps
 

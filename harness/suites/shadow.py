@@ -21,22 +21,9 @@ from harness import assets, goldens
 from harness.errors import DataError, nearest
 from harness.goldens import GoldenSet, call_key
 from harness.metrics import _calls
-from harness.records import (
-    AnsweredPair,
-    Check,
-    Estimand,
-    Generate,
-    Message,
-    MetricSpec,
-    Output,
-    Request,
-    Sample,
-    Score,
-    ScorePair,
-    content_hash,
-)
+from harness.records import Check, Estimand, Generate, Message, MetricSpec, Output, Request, Sample, Score, content_hash
 from harness.subjects import Subject
-from harness.suites import Plain, SuiteContext, _replayed
+from harness.suites import AnsweredPair, Plain, ScorePair, SuiteContext, _replayed
 from harness.suites._frozen import canonical, lock_check, locked, request, training_check
 
 _DEFAULT = ("complied", "finished", "format", "valid_calls", "recorded_calls", "liked")

@@ -11,8 +11,9 @@ from harness.errors import SubjectError
 from harness.execution.local import SuiteState, answer_cached, ask_chunks
 from harness.gate import Plan, build_subject
 from harness.progress import Observer
-from harness.records import AnsweredPair, Output, Request
+from harness.records import Output, Request
 from harness.subjects import Subject, SubjectContext
+from harness.suites import AnsweredPair
 
 
 def measure_baseline(plan: Plan, observer: Observer) -> dict[str, float]:

@@ -24,12 +24,12 @@ from harness.errors import ConfigError, DataError, HoldError, StorageError, near
 from harness.execution.local import answer_cached
 from harness.gate import GateResult
 from harness.progress import Observer
-from harness.records import AnsweredPair, Generate, Output, Sample
+from harness.records import Generate, Output, Sample
 from harness.statistics.clustered import clustered_interval
 from harness.statistics.paired import Interval, paired_interval
 from harness.subjects import Subject, SubjectContext
 from harness.subjects.prompted import Prompt, PromptedSubject
-from harness.suites import Suite
+from harness.suites import AnsweredPair, Suite
 from harness.training.advice import mipro
 from harness.training.advice.evolving import Evolution, evolve
 from harness.training.advice.mipro import Bayesian

@@ -30,20 +30,9 @@ from harness.errors import ConfigError
 from harness.execution.local import UNANSWERED, Schedule, SuiteState, answer_cached
 from harness.gate import Plan, make_plan
 from harness.policy import Table, compare
-from harness.records import (
-    AnsweredPair,
-    Comparison,
-    Draft,
-    Generate,
-    Guard,
-    LogLikelihood,
-    Output,
-    Request,
-    Sample,
-    content_hash,
-)
+from harness.records import Comparison, Draft, Generate, Guard, LogLikelihood, Output, Request, Sample, content_hash
 from harness.subjects import Subject
-from harness.suites import Suite
+from harness.suites import AnsweredPair, Suite
 
 CHUNK = 16  # samples of a suite between two decisions within a look
 _SCHEDULE = Schedule(first=CHUNK, growth=1.0)
