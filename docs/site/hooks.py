@@ -25,7 +25,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 _TAKEN_IN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/engine.svg")
 _LINK = re.compile(r"(\]\()(?![a-z]+:|#|/)([^)#\s]+)")
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
-_LOADED = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//[^\"> ]+|<link\b[^>]*\bhref=\"?(?:https?:)?//[^\"> ]+")
+_LOADED = re.compile(
+    r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//[^\"> ]+|<link\b[^>]*\bhref=\"?(?:https?:)?//[^\"> ]+"
+)
+_ALLOWED = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 _log = logging.getLogger("mkdocs.hooks.harness")
 
 
@@ -93,7 +96,7 @@ def _relinked(text: str, uri: str) -> str:
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Whatever a page would load from another host is a warning, and a strict build fails by it."""
+    """Forbid the page every other host. What it would have loaded from one is a warning, and fails a strict build."""
     for loaded in _LOADED.findall(output):
         _log.warning("%s loads from another host: %s", page.file.src_uri, loaded)
-    return output
+    return output.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">', 1)
