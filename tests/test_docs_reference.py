@@ -1,0 +1,96 @@
+"""The reference of the documentation site, which is made from code: every verb, every option, every key"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+
+from docs.site import api_reference, cli_reference, configuration_reference
+from harness import plugins
+from harness.cli import app
+from tests.documentation import ROOT
+
+
+def test_every_verb_and_every_option_is_on_the_page_of_the_command_line() -> None:
+    page = cli_reference.page(app)
+    sections = {part.partition("\n")[0]: part for part in page.split("\n## ")[1:]}
+    seen = list(_parsers(typer.main.get_command(app), "harness"))
+    assert sorted(sections) == sorted(path for path, _ in seen)
+    for path, parser in seen:
+        options = [o for p in parser.params for o in p.opts if o.startswith("--") and o != "--help"]
+        assert [option for option in options if f"`{option}`" not in sections[path]] == [], path
+
+
+def _parsers(parser: typer.core.TyperGroup, path: str) -> list[tuple[str, typer.core.TyperCommand]]:
+    if not hasattr(parser, "commands"):
+        return [(path, parser)]
+    inner = [_parsers(each, f"{path} {name}") for name, each in parser.commands.items()]
+    return [one for several in inner for one in several]
+
+
+def test_usage_says_what_is_needed_and_a_pipe_breaks_no_table() -> None:
+    made = typer.Typer()
+
+    @made.command()
+    def copy(
+        source: Annotated[Path, typer.Argument(help="From.")],
+        names: Annotated[list[str], typer.Argument(help="a|b, <c>")],
+        to: Annotated[Path, typer.Option(help="Where to.")],
+        as_json: Annotated[bool, typer.Option("--json", "-j", help="JSON.")] = False,
+    ) -> None:
+        """Copy it."""
+
+    made.command("other")(copy)
+    page = cli_reference.page(made)
+    assert "harness copy SOURCE NAMES… --to PATH [OPTIONS]" in page
+    assert r"| `NAMES` | text | needed | a\|b, &lt;c> |" in page
+    assert "| `--json`, `-j` |  |  | JSON. |" in page
+    assert "## harness other" in page
+
+
+@pytest.mark.parametrize("name", configuration_reference.PAGES)
+def test_every_key_of_a_file_and_of_every_plugin_in_it_is_on_its_page(name: str) -> None:
+    page, about = configuration_reference.page(name), configuration_reference.PAGES[name]
+    keys = set(about.model.model_fields)
+    for kind in about.kinds:
+        for identifier in plugins.names(kind.plugins):
+            assert f"### {identifier} " in page
+            keys |= set(plugins.load(kind.plugins, identifier).Options.model_fields)
+    assert [key for key in sorted(keys) if f"| `{key}` |" not in page] == []
+    assert all(line.count("|") - line.count("\\|") == 5 for line in page.splitlines() if line.startswith("| "))
+
+
+def test_bounds_defaults_and_descriptions_are_shown() -> None:
+    page = configuration_reference.page("gate")
+    assert "| `alpha` | number, > 0, < 0.5 | `0.05` |" in page
+    assert "| `estimand` | `frozen` or `population` |" in page
+    assert "largest tolerated drop, in score points (δ)" in page
+
+
+def test_every_name_of_the_api_pages_exists() -> None:
+    for about in api_reference.PAGES.values():
+        assert [name for name in about.names if not _exists(name)] == []
+
+
+def _exists(name: str) -> bool:
+    """Whether a module or a name at the top of one is in the source."""
+    path = ROOT.joinpath(*name.split("."))
+    if path.is_dir() or path.with_suffix(".py").exists():
+        return True
+    tree = ast.parse(path.parent.with_suffix(".py").read_text(encoding="utf-8"))
+    return any(isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == path.name for n in tree.body)
+
+
+def test_making_the_reference_loads_no_model_library() -> None:
+    made = (
+        "import sys; from docs.site import cli_reference, configuration_reference as c; from harness.cli import app; "
+        "cli_reference.page(app); [c.page(name) for name in c.PAGES]; "
+        "sys.exit(bool({'torch', 'transformers', 'litellm', 'lm_eval'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", made], cwd=ROOT, check=True)
