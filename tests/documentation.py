@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+_OUTSIDE = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")
+PAGES = [*(ROOT / page for page in _OUTSIDE), *sorted(ROOT.glob("docs/*.md"))]
 
 _FENCE = re.compile(r"(<!-- walk: \w+ -->\n)?^( *)(`{3,})(\w*)([^\n`]*)\n(.*?)^\2\3 *$", re.DOTALL | re.MULTILINE)
 _TITLE = re.compile(r'title="([^"]+)"')

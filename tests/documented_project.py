@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ def documented_project(folder: Path) -> None:
     """The tutorial's files, recorded answers in place of models, and the files of scores that docs/scores.md names."""
     written = tutorial_files(folder)
     document = yaml.safe_load(written["gate.yaml"])
-    asked = rows(folder / "goldensets" / "support-tone" / "1" / "samples.jsonl")
-    kept = rows(folder / "goldensets" / "house-style" / "1" / "samples.jsonl")
+    asked = read_lines(folder / "goldensets" / "support-tone" / "1" / "samples.jsonl")
+    kept = read_lines(folder / "goldensets" / "house-style" / "1" / "samples.jsonl")
     knows = [(row["prompt"], _first(row["target"])) for row in asked]
     keeps = [(row["prompt"], _first(row["target"])) for row in kept]
     wrong = [(prompt, "?") for prompt, _ in knows]
@@ -37,7 +37,7 @@ def documented_project(folder: Path) -> None:
 
 
 def tutorial_files(folder: Path) -> dict[str, str]:
-    """The blocks of the tutorial that have a title, written to where it says, and what the page leaves to the reader."""
+    """The blocks of the tutorial that have a title, each written where it says, and what is left to the reader."""
     written = {block.title: block.text for block in blocks("yaml", "json", page=TUTORIAL) if block.title}
     samples, card = (written[f"goldensets/support-tone/1/{name}"] for name in ("samples.jsonl", "card.yaml"))
     style = {**yaml.safe_load(card), "name": "house-style"}
@@ -51,7 +51,7 @@ def tutorial_files(folder: Path) -> dict[str, str]:
     return written
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -61,27 +61,29 @@ def _first(target: str | list[str]) -> str:
 
 def write_answers(path: Path, name: str, answers: Sequence[tuple[str, str]]) -> None:
     """A recorded subject; a question that nobody asks tells two with the same answers apart."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     said = [*answers, (f"Who are you, {name}?", name)]
-    lines = [json.dumps({"prompt": prompt, "text": text}) + "\n" for prompt, text in said]
-    path.write_text("".join(lines), encoding="utf-8")
+    write_lines(path, [{"prompt": prompt, "text": text} for prompt, text in said])
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_scores(folder: Path) -> None:
-    """Scores of forty samples in each form that `harness compare` is shown with."""
-    ids, scores = [f"s{i}" for i in range(40)], [i % 2 for i in range(40)]
-    for name in ("baseline.csv", "candidate.csv"):
-        lines = [f"{i},{score}\n" for i, score in zip(ids, scores, strict=True)]
-        (folder / name).write_text("sample_id,score\n" + "".join(lines), encoding="utf-8")
-    for name in ("a.parquet", "b.parquet"):
-        pq.write_table(pa.table({"sample_id": ids, "score": [100.0 * s for s in scores]}), folder / name)
-    for name in ("lm_eval_base", "lm_eval_adapter"):
-        (folder / name).mkdir()
-        lines = [
-            json.dumps({"doc_id": i, "filtered_resps": [], "filter": "none", "doc_hash": f"h{i}", "metrics": ["acc"], "acc": score}) + "\n"
+    """Scores of 120 samples in each form that `harness compare` is shown with; the candidate has half of them more."""
+    for index, old in enumerate((True, False)):
+        scores = [0 if old and i % 2 else 1 for i in range(120)]
+        ids = [f"s{i}" for i in range(120)]
+        lines = "".join(f"{i},{score}\n" for i, score in zip(ids, scores, strict=True))
+        (folder / ("baseline.csv", "candidate.csv")[index]).write_text(f"sample_id,score\n{lines}", encoding="utf-8")
+        table = pa.table({"sample_id": ids, "score": [100.0 * score for score in scores]})
+        pq.write_table(table, folder / ("a.parquet", "b.parquet")[index])
+        graded = [{"sample_id": i, "score": 1 + 4 * score} for i, score in zip(ids, scores, strict=True)]
+        write_lines(folder / ("old.scores.jsonl", "new.scores.jsonl")[index], graded)
+        logged = [
+            {"doc_id": i, "doc_hash": f"h{i}", "filtered_resps": [], "filter": "none", "metrics": ["acc"], "acc": score}
             for i, score in enumerate(scores)
         ]
-        (folder / name / "samples_mmlu_2026-03-01T00-00-00.jsonl").write_text("".join(lines), encoding="utf-8")
-    for name in ("old.scores.jsonl", "new.scores.jsonl"):
-        lines = [json.dumps({"sample_id": i, "score": 1 + s}) + "\n" for i, s in zip(ids, scores, strict=True)]
-        (folder / name).write_text("".join(lines), encoding="utf-8")
+        log = "samples_mmlu_2026-03-01T00-00-00.000000.jsonl"
+        write_lines(folder / ("lm_eval_base", "lm_eval_adapter")[index] / log, logged)

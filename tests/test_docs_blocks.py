@@ -1,4 +1,4 @@
-"""What the documentation shows besides commands is so: YAML that its reader takes, Python that finds what it imports."""
+"""What the documentation shows besides commands is so: YAML as its reader takes it, Python that finds its imports."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import pytest
 import yaml
 from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
 
 from harness import plugins
 from harness.config import GateConfig, OpenSection, SubjectSection, SuiteSection
@@ -55,14 +56,13 @@ def test_yaml_is_taken_by_the_model_that_reads_it(block: Block) -> None:
     if isinstance(document, list):
         document = {"suites": document}
     first = "on" if next(iter(document)) is True else str(next(iter(document)))  # YAML 1.1 reads the key `on` as true
-    if first in FOREIGN:
-        return
     if first == "objective":
-        return _check_plugin(TypeAdapter(ObjectiveSection).validate_python(document["objective"]), block.place)
-    if first == "name" and not FILES.get(first):
-        return _validate(RubricFile if "criteria" in document or "scale" in document else Card, document, block)
-    assert first in FILES, f"{block.place}: no reader is known for a file that starts with {first!r}; see FILES, FOREIGN"
-    return _validate(FILES[first], document, block)
+        _check_plugin(TypeAdapter(ObjectiveSection).validate_python(document["objective"]), block.place)
+    elif first == "name" and document.keys() & {"criteria", "metrics"}:
+        _validate(RubricFile if "criteria" in document else Card, document, block)
+    elif first not in FOREIGN and "jobs" not in document:
+        assert first in FILES, f"{block.place}: who reads a file that starts with {first!r}? See FILES and FOREIGN"
+        _validate(FILES[first], document, block)
 
 
 def _validate(model: type[BaseModel], document: dict[str, Any], block: Block) -> None:
@@ -73,11 +73,13 @@ def _validate(model: type[BaseModel], document: dict[str, Any], block: Block) ->
     else:
         unknown = set(document) - set(model.model_fields)
         assert not unknown, f"{block.place}: {model.__name__} has no {', '.join(sorted(unknown))}"
-        fields = {name: model.model_fields[name] for name in document}
-        annotations = {n: Annotated[f.annotation, *f.metadata] if f.metadata else f.annotation for n, f in fields.items()}
-        found = [TypeAdapter(annotations[name]).validate_python(value) for name, value in document.items()]
+        found = [_adapter(model.model_fields[name]).validate_python(value) for name, value in document.items()]
     for section in _open_sections(found):
         _check_plugin(section, block.place)
+
+
+def _adapter(field: FieldInfo) -> TypeAdapter[Any]:
+    return TypeAdapter(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
 
 
 def _open_sections(value: Any) -> Iterator[OpenSection]:
@@ -103,7 +105,8 @@ def _check_plugin(section: OpenSection, where: str) -> None:
 
 def test_the_documentation_shows_every_file_whole_once() -> None:
     whole = [yaml.safe_load(block.text) for block in blocks("yaml")]
-    for needed in ({"baseline", "candidate", "suites"}, {"base", "stages", "gate"}, {"recipe", "settings"}, {"criteria"}):
+    files = ({"baseline", "candidate", "suites"}, {"base", "stages", "gate"}, {"recipe", "settings"}, {"criteria"})
+    for needed in files:
         assert any(isinstance(document, dict) and needed <= set(document) for document in whole), needed
 
 

@@ -48,8 +48,9 @@ RUN_WHOLE = {
 """Pages whose blocks, or the walks in them, are run as they stand by a test of their own."""
 
 FOREIGN = {
-    **dict.fromkeys(("cat", "cd", "cp", "curl", "echo", "export", "git", "grep", "kill", "mkdir", "printf", "sed"), "shell"),
-    **dict.fromkeys(("set", "sleep", "source", "test", "true", "wait"), "shell"),
+    **dict.fromkeys(
+        "cat cd cp curl echo git grep kill mkdir printf sed set sleep source test true wait".split(), "shell"
+    ),
     "lm_eval": "needs a model: tests/test_lmeval.py",
     "model_signing": "another project's program: tests/test_registry_interop.py",
     "pre-commit": "another project's program",

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from pydantic import BaseModel
 
 from docs.site import api_reference, cli_reference, configuration_reference
 from harness import plugins
@@ -57,13 +58,18 @@ def test_usage_says_what_is_needed_and_a_pipe_breaks_no_table() -> None:
 @pytest.mark.parametrize("name", configuration_reference.PAGES)
 def test_every_key_of_a_file_and_of_every_plugin_in_it_is_on_its_page(name: str) -> None:
     page, about = configuration_reference.page(name), configuration_reference.PAGES[name]
-    keys = set(about.model.model_fields)
+    keys = written(about.model)
     for kind in about.kinds:
         for identifier in plugins.names(kind.plugins):
             assert f"### {identifier} " in page
-            keys |= set(plugins.load(kind.plugins, identifier).Options.model_fields)
+            keys |= written(plugins.load(kind.plugins, identifier).Options)
     assert [key for key in sorted(keys) if f"| `{key}` |" not in page] == []
     assert all(line.count("|") - line.count("\\|") == 5 for line in page.splitlines() if line.startswith("| "))
+
+
+def written(model: type[BaseModel]) -> set[str]:
+    """The keys of a model as they are written in a file."""
+    return {field.alias or name for name, field in model.model_fields.items()}
 
 
 def test_bounds_defaults_and_descriptions_are_shown() -> None:

@@ -14,8 +14,8 @@ from typer.models import ArgumentInfo, OptionInfo
 
 _HEAD = """# Command line
 
-Written from the code when this site is built. `harness VERB --help` says the same in a terminal, and `--json` prints one
-JSON document on stdout in place of text.
+Written from the code when this site is built. `harness VERB --help` says the same in a terminal, and `--json` prints
+one JSON document on stdout in place of text.
 
 | exit code | meaning |
 | --- | --- |

@@ -45,9 +45,9 @@ PAGES = {
     "gate": Page(
         "gate.yaml",
         GateConfig,
-        "What is compared, on which samples, and what is demanded. Paths are relative to the file; an unknown key is an "
-        "error that names the nearest known one. A section with a `kind` takes the options of that kind as well: those of "
-        "each [subject](#subjects) and each [suite](#suites) follow, then those of [judges](#judges) and "
+        "What is compared, on which samples, and what is demanded. Paths are relative to the file; an unknown key is "
+        "an error that names the nearest known one. A section with a `kind` takes the options of that kind as well: "
+        "those of each [subject](#subjects) and each [suite](#suites) follow, then those of judges and of "
         "[metrics](#metrics).",
         (_SUBJECTS, Kind("Suites", "suites", "kind"), Kind("Judges", "judging.kinds", "by: {kind: …}"), _METRICS),
     ),
@@ -78,7 +78,8 @@ def page(name: str) -> str:
     """One file's page in Markdown; `name` is a key of `PAGES`."""
     about = PAGES[name]
     lines = [f"# {about.file}", "", about.introduction, ""]
-    lines += [f"Written from the code when this site is built. `harness schema {name}` prints the same as a JSON schema.", ""]
+    schema = f"`harness schema {name}` prints the same as a JSON schema."
+    lines += [f"Written from the code when this site is built. {schema}", ""]
     lines += _sections(about.model)
     for kind in about.kinds:
         lines += [f"## {kind.title}", "", f"Chosen by `{kind.key}`.", ""]
