@@ -47,26 +47,10 @@ RUN_WHOLE = {
 }
 """Pages whose blocks, or the walks in them, are run as they stand by a test of their own."""
 
-SHELL = frozenset(
-    {
-        "cat",
-        "cd",
-        "cp",
-        "curl",
-        "echo",
-        "git",
-        "grep",
-        "kill",
-        "mkdir",
-        "printf",
-        "sed",
-        "set",
-        "sleep",
-        "test",
-        "true",
-        "wait",
-    }
-)
+SHELL = frozenset({
+    "cat", "cd", "cp", "curl", "echo", "git", "grep", "kill", "mkdir", "printf", "sed", "set", "sleep", "test", "true",
+    "wait",
+})  # fmt: skip
 """Programs of any shell, with which nothing of ours can be wrong."""
 
 FOREIGN = {
