@@ -77,7 +77,8 @@ def test_the_documentation_has_commands() -> None:
 
 @pytest.mark.parametrize("command", OURS, ids=lambda c: f"{c.place}-{c}")
 def test_the_command_line_knows_every_verb_and_option_that_is_shown(command: Command) -> None:
-    path, parser, words = "harness", typer.main.get_command(app), list(command.words[1:])
+    path, parser = "harness", typer.main.get_command(app)
+    words = [re.sub(r"\$\{?\w+\}?", "1", word) for word in command.words[1:]]  # what a variable stands for is not known
     while hasattr(parser, "commands"):
         assert words, f"{command.place}: {command} names no verb"
         assert words[0] in parser.commands, f"{command.place}: no verb {words[0]!r} behind {path}"

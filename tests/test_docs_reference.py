@@ -24,7 +24,9 @@ def test_every_verb_and_every_option_is_on_the_page_of_the_command_line() -> Non
     seen = list(_parsers(typer.main.get_command(app), "harness"))
     assert sorted(sections) == sorted(path for path, _ in seen)
     for path, parser in seen:
-        options = [o for p in parser.params for o in p.opts if o.startswith("--") and o != "--help"]
+        options = [
+            o for p in parser.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--") and o != "--help"
+        ]
         assert [option for option in options if f"`{option}`" not in sections[path]] == [], path
 
 
@@ -43,6 +45,7 @@ def test_usage_says_what_is_needed_and_a_pipe_breaks_no_table() -> None:
         source: Annotated[Path, typer.Argument(help="From.")],
         names: Annotated[list[str], typer.Argument(help="a|b, <c>")],
         to: Annotated[Path, typer.Option(help="Where to.")],
+        follow: Annotated[bool, typer.Option("--follow/--stay", help="Links.")] = False,
         as_json: Annotated[bool, typer.Option("--json", "-j", help="JSON.")] = False,
     ) -> None:
         """Copy it."""
@@ -51,6 +54,7 @@ def test_usage_says_what_is_needed_and_a_pipe_breaks_no_table() -> None:
     page = cli_reference.page(made)
     assert "harness copy SOURCE NAMES… --to PATH [OPTIONS]" in page
     assert r"| `NAMES` | text | needed | a\|b, &lt;c> |" in page
+    assert "| `--follow`, `--stay` |" in page
     assert "| `--json`, `-j` |  |  | JSON. |" in page
     assert "## harness other" in page
 

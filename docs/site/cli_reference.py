@@ -85,16 +85,22 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
 
 def _parameter(name: str, info: ArgumentInfo | OptionInfo | None, annotation: Any, default: Any) -> Parameter:
     is_argument = isinstance(info, ArgumentInfo) or (info is None and default is inspect.Parameter.empty)
-    plain = name.replace("_", "-")
-    declared = _declared(info) if info else ()
-    names = declared or ((plain.upper(),) if is_argument else (f"--{plain}",))
+    names = (_declared(info) if info else ()) or _implied(name.replace("_", "-"), is_argument, annotation is bool)
     return Parameter(names, is_argument, annotation, default, (info.help or "") if info else "")
 
 
 def _declared(info: ArgumentInfo | OptionInfo) -> tuple[str, ...]:
     """Names given by hand; in `Annotated[…, Option("--json")]` typer takes the first for a default until it parses."""
     first = (info.default,) if isinstance(info.default, str) else ()
-    return (*first, *(info.param_decls or ()))
+    both = [name.strip() for declared in (*first, *(info.param_decls or ())) for name in declared.split("/")]
+    return tuple(name for name in both if name)
+
+
+def _implied(name: str, is_argument: bool, is_flag: bool) -> tuple[str, ...]:
+    """What typer calls a parameter that was given no name."""
+    if is_argument:
+        return (name.upper(),)
+    return (f"--{name}", f"--no-{name}") if is_flag else (f"--{name}",)
 
 
 def _without_none(annotation: Any) -> Any:
