@@ -48,7 +48,7 @@ $(VENV)/.docs: $(VENV)/.installed
 	touch $@
 
 docs: docs-install ## The documentation site in build/site; a broken link or anything from another host is an error.
-	$(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 	@echo "build/site/index.html"
 
 docs-serve: docs-install ## The same on http://127.0.0.1:8000, built anew whenever a page changes.

@@ -1,18 +1,22 @@
-"""The reference of the documentation site, which is made from code: every verb, every option, every key"""
+"""The documentation site: a reference made from code, links that lead somewhere, and nothing from another host."""
 
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
 
+import api_reference
+import cli_reference
+import configuration_reference
+import places
 import pytest
 import typer
 from pydantic import BaseModel
 
-from docs.site import api_reference, cli_reference, configuration_reference
 from harness import plugins
 from harness.cli import app
 from tests.documentation import ROOT
@@ -99,8 +103,51 @@ def _exists(name: str) -> bool:
 
 def test_making_the_reference_loads_no_model_library() -> None:
     made = (
-        "import sys; from docs.site import cli_reference, configuration_reference as c; from harness.cli import app; "
+        "import sys, cli_reference, configuration_reference as c; from harness.cli import app; "
         "cli_reference.page(app); [c.page(name) for name in c.PAGES]; "
         "sys.exit(bool({'torch', 'transformers', 'litellm', 'lm_eval'} & set(sys.modules)))"
     )
-    subprocess.run([sys.executable, "-c", made], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-c", made],
+        cwd=ROOT / "docs" / "site",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+
+
+# ---------------------------------------------------------------- places
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "there"),
+    [
+        ("decision.md", "[a](validity.md#x)", "[a](validity.md#x)"),
+        ("decision.md", "[a](../README.md)", "[a](README.md)"),
+        ("decision.md", "[a](../benchmarks/README.md#b)", "[a](benchmarks/README.md#b)"),
+        ("README.md", "[a](docs/decision.md) [b](CHANGELOG.md)", "[a](decision.md) [b](CHANGELOG.md)"),
+        ("benchmarks/README.md", "[a](../docs/validity.md)", "[a](../validity.md)"),
+        ("benchmarks/README.md", "![a](engine.svg)", "![a](engine.svg)"),
+        ("README.md", "[a](https://x.org/docs/a.md) [b](#here)", "[a](https://x.org/docs/a.md) [b](#here)"),
+        ("README.md", "```yaml\n[a](docs/decision.md)\n```\n", "```yaml\n[a](docs/decision.md)\n```\n"),
+    ],
+)
+def test_a_link_between_files_is_a_link_between_pages(page: str, link: str, there: str) -> None:
+    assert places.linked(link, page) == there
+
+
+def test_a_page_that_is_not_there_is_left_out_and_its_empty_section_too() -> None:
+    nav = [{"Home": "README.md"}, {"How to": [{"A": "a.md"}, {"B": "b.md"}]}, {"More": [{"C": "c.md"}]}]
+    assert places.kept(nav, {"README.md", "b.md"}) == [{"Home": "README.md"}, {"How to": [{"B": "b.md"}]}]
+
+
+@pytest.mark.parametrize(
+    ("html", "found"),
+    [
+        ('<script src="https://cdn.example/x.js"></script>', 1),
+        ('<link rel="preconnect" href="//fonts.example">', 1),
+        ("<img alt=x src=http://example.org/x.png>", 1),
+        ('<a href="https://example.org/">a link</a> <script src="../assets/x.js"></script>', 0),
+    ],
+)
+def test_what_comes_from_another_host_is_found(html: str, found: int) -> None:
+    assert len(places.loaded_from_elsewhere(html)) == found
