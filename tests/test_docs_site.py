@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated
 import api_reference
 import cli_reference
 import configuration_reference
+import figures
 import places
 import pytest
 import typer
@@ -151,3 +153,15 @@ def test_a_page_that_is_not_there_is_left_out_and_its_empty_section_too() -> Non
 )
 def test_what_comes_from_another_host_is_found(html: str, found: int) -> None:
     assert len(places.loaded_from_elsewhere(html)) == found
+
+
+# ---------------------------------------------------------------- figures
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_a_figure_is_what_the_code_that_decides_draws(name: str) -> None:
+    kept, drawn = (figures.FOLDER / name).read_text(encoding="utf-8"), figures.FIGURES[name]()
+    number = re.compile(r"-?\d+(?:\.\d+)?")
+    assert number.sub("#", kept) == number.sub("#", drawn), "out of date: python docs/site/figures.py"
+    pixels = [[float(n) for n in number.findall(text)] for text in (kept, drawn)]
+    assert pixels[0] == pytest.approx(pixels[1], abs=1.01), "out of date: python docs/site/figures.py"
