@@ -1,7 +1,7 @@
-"""The figures of docs/decision.md, drawn from the code that decides: `python docs/site/figures.py` writes docs/img/*.svg
+"""The figures of docs/decision.md, drawn by the code that decides; `python docs/site/figures.py` writes docs/img/*.svg
 
-Three candidates are simulated on a frozen set of 5,000 samples with δ = 2 points, of which 12 % change: one is as good as
-the baseline, one 4 points better, one 6 points worse. Colours are readable on a light and on a dark page.
+Three candidates are simulated on a frozen set of 5,000 samples with δ = 2 points, of which 12 % change: one is as good
+as the baseline, one 4 points better, one 6 points worse. Colours are readable on a light and on a dark page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Place = Callable[[float, float], tuple[float, float]]
 
 
 def wealth() -> str:
-    """Wealth of both bettors against the number of samples; a bettor stops where its threshold is reached."""
+    """The most that the bettor who is right has had, against the samples asked, until its threshold is reached."""
     place = _scale(-1.0, 2.2)
     parts = _frame(place, [(v, f"{10**v:g}") for v in (-1, 0, 1, 2)], "wealth")
     parts.append(_rule(place(0, -math.log10(_ALPHA))[1], "1/α = 20"))
