@@ -6,8 +6,9 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export LITELLM_LOCAL_MODEL_COST_MAP ?= True
+export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: help install demo test test-fast check format bench bench-judging bench-engine constraints clean
+.PHONY: help install demo test test-fast check format docs docs-install docs-serve bench bench-judging bench-engine constraints clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +41,19 @@ format: install ## Rewrite the code as ruff wants it.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs-install: $(VENV)/.docs
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt --group docs
+	touch $@
+
+docs: docs-install ## The documentation site in build/site; a broken link or anything from another host is an error.
+	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
+	@echo "build/site/index.html"
+
+docs-serve: docs-install ## The same on http://127.0.0.1:8000, built anew whenever a page changes.
+	$(BIN)/mkdocs serve --config-file docs/site/mkdocs.yml
+
 bench: install ## The validity table of docs/validity.md, by simulation.
 	$(BIN)/python benchmarks/validity.py
 
@@ -49,7 +63,7 @@ bench-judging: install ## docs/judging-validity.md, by simulation and on PandaLM
 bench-engine: install ## Speed against lm-eval run twice: make bench-engine DATA=FOLDER (see benchmarks/README.md).
 	$(BIN)/python benchmarks/engine.py --data $(DATA)
 
-constraints: install ## Write what .venv holds to constraints.txt.
+constraints: docs-install ## Write what .venv holds, the packages of the site among it, to constraints.txt.
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
 
 clean: ## Remove the virtual environment and caches.
