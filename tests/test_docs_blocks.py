@@ -20,11 +20,12 @@ from harness.config import GateConfig, OpenSection, SubjectSection, SuiteSection
 from harness.goldens.card import Card
 from harness.judging.building import JudgeSection, check_section
 from harness.judging.rubric import RubricFile
+from harness.mirror.config import MirrorConfig
 from harness.training.recipe import ObjectiveSection, Recipe, ScopeSection
 from harness.training.sweeping.section import SweepSection
 from tests.documentation import PAGES, ROOT, Block, blocks
 
-FILES: tuple[type[BaseModel], ...] = (GateConfig, Recipe, SweepSection, RubricFile, Card)
+FILES: tuple[type[BaseModel], ...] = (GateConfig, Recipe, SweepSection, RubricFile, Card, MirrorConfig)
 """The readers of our files. A block is read by the first that knows all of its keys, and may be a fragment."""
 
 FOREIGN = {

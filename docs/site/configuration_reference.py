@@ -13,6 +13,7 @@ from pydantic_core import core_schema
 from harness import plugins
 from harness.config import GateConfig
 from harness.judging.rubric import RubricFile
+from harness.mirror.config import MirrorConfig
 from harness.training.recipe import Recipe
 from harness.training.sweeping.section import SweepSection
 
@@ -63,6 +64,9 @@ PAGES = {
         "A judge's rubric",
         RubricFile,
         "`judges/NAME.yaml`: what is judged by, and on which scale. Beside it stands `NAME.prompt.md`.",
+    ),
+    "mirror": Page(
+        "mirror.yaml", MirrorConfig, "Whose traffic is mirrored to which candidate, and within which bounds."
     ),
 }
 
