@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,16 @@ def run_trial(recipe: Path, part: Part, *, curve: bool = False) -> dict[str, Any
     if result.verdict is None:
         raise SystemExit(f"{recipe}: nothing was gated: {result.stopped or result.ungated}")
     whole = [c for c in result.verdict.verdict.comparisons if c.required]
+    outcome = dict(result.stages[0].outcome)
+    if outcome.get("kept_step") == 0:  # the guard went back to the start: the base itself, of which a gate asks nothing
+        whole = [replace(c, difference=0.0, reason="") for c in whole]
     if broken := [f"{c.label}: {c.reason or 'no difference'}" for c in whole if c.reason or c.difference is None]:
         raise SystemExit(f"{recipe}: not everything was measured: {'; '.join(broken)}")
     return {
         "differences": {c.suite.partition("@")[0]: c.difference for c in whole},
         "samples": {c.suite.partition("@")[0]: c.n_used for c in whole},
         "verdict": result.verdict.verdict.verdict,
-        "outcome": dict(result.stages[0].outcome),
+        "outcome": outcome,
         "seconds": clock.seconds,
         "cpu_seconds": clock.cpu_seconds,
         "curve": [] if watcher is None else watcher.points,
