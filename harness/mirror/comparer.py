@@ -46,8 +46,10 @@ def main(path: Path, aa: bool, connection: socket.socket) -> None:
     """Run until the proxy ends; the entry point of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the proxy says when to stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):
         os.nice(15)
+        # Where the system has this class (Linux), what wakes up here does not interrupt the proxy.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     asyncio.run(_serve(load_mirror(path, aa=aa), connection))
 
 
