@@ -1,10 +1,14 @@
-"""Whatever is sent to the receiver, the answer is one that OTLP knows, and never a 500."""
+"""Whatever is sent to the receiver, the answer is one that OTLP knows, and never a 500.
+
+HARNESS_FUZZ_EXAMPLES says how many requests each test sends.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +27,8 @@ from harness.traces.receiver import Limits
 from tests.receiving import JSON, PROTOBUF, Answer, Receiving
 from tests.trace_requests import chat, logs, traces
 
-MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = int(os.environ.get("HARNESS_FUZZ_EXAMPLES", "150"))
+MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 PATHS = {
     "/v1/traces": (ExportTraceServiceRequest, ExportTraceServiceResponse, traces(chat(), chat())),
     "/v1/logs": (ExportLogsServiceRequest, ExportLogsServiceResponse, logs("a", [{"b": 1.5}], trace=b"t" * 16)),
@@ -102,7 +107,7 @@ def document(names: tuple[str, str, str]) -> Any:
     return st.fixed_dictionaries({names[0]: groups}, optional={"more": WEIRD})
 
 
-@settings(MANY, max_examples=300)
+@settings(MANY, max_examples=2 * EXAMPLES)
 @given(st.one_of(
     st.tuples(st.just("/v1/traces"), document(("resourceSpans", "scopeSpans", "spans"))),
     st.tuples(st.just("/v1/logs"), document(("resourceLogs", "scopeLogs", "logRecords"))),
