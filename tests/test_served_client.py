@@ -208,11 +208,12 @@ def test_no_more_are_under_way_than_allowed_by_several_clients_in_several_thread
 
 
 def test_an_abandoned_iterator_stops_asking_and_leaves_nothing_under_way() -> None:
+    before = _loop.run(_tasks())  # libraries may keep tasks of their own on the loop that all clients share
     with LoopbackModel(latency=0.01) as server, Client(options(server, concurrency=4)) as client:
         iterator = client.ask(questions(200))
         next(iterator)
         iterator.close()  # type: ignore[attr-defined]
-        assert _loop.run(_tasks()) == 1
+        assert _loop.run(_tasks()) <= before
         assert wait_for(lambda: server.under_way == 0)
         assert len(server.asked) <= 12
         assert all(r.text for r in asked(client, questions(200))), "the client is not usable any more"
@@ -223,6 +224,7 @@ async def _tasks() -> int:
 
 
 def test_many_calls_leave_no_task_and_no_object_behind(server: LoopbackModel) -> None:
+    before = _loop.run(_tasks())
     server.record = False
     with Client(options(server, concurrency=32)) as client:
 
@@ -235,7 +237,7 @@ def test_many_calls_leave_no_task_and_no_object_behind(server: LoopbackModel) ->
         after(0, 500)
         tasks, objects = after(1, 500)
         more_tasks, more_objects = after(2, 2000)
-    assert tasks == more_tasks == 1
+    assert max(tasks, more_tasks) <= before
     assert more_objects - objects < 200
 
 

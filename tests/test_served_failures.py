@@ -81,9 +81,9 @@ def completion(**changes: Any) -> dict[str, Any]:
 
 
 def test_an_answer_is_read_with_its_tokens_and_how_it_ended() -> None:
-    assert read(completion()) == Said("yes", False, Used(3, 1))
-    assert read(completion(finish_reason="length")) == Said("yes", True, Used(3, 1))
-    assert read({**completion(), "usage": None}) == Said("yes", False, None)
+    assert read(completion()) == Said("yes", False, Used(3, 1), finish="stop")
+    assert read(completion(finish_reason="length")) == Said("yes", True, Used(3, 1), finish="length")
+    assert read({**completion(), "usage": None}) == Said("yes", False, None, finish="stop")
     parts = {"content": [{"type": "text", "text": "y"}, {"type": "text", "text": "es"}]}
     assert read(completion(message=parts)).text == "yes"
     assert read({"choices": [{"text": "raw", "finish_reason": "stop"}]}).text == "raw"

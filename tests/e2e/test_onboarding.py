@@ -226,7 +226,7 @@ def test_what_init_writes_gates_a_model_as_it_is(tmp_path: Path, tiny: TinyModel
     harness("init", folder, "--yes", "--no-ci", *models)
     harness("golden", "freeze", "my-task@1", "--root", folder / "goldensets")
     harness("gate", folder / "gate.yaml")
-    (run,) = (folder / "runs").iterdir()
+    (run,) = (folder / "runs").glob("*/")
     verdict: dict[str, Any] = json.loads((run / "verdict.json").read_text("utf-8"))
     assert verdict["verdict"] == "promote"  # a tiny random model is as wrong as its adapter, on each row
     assert {c["suite"] for c in verdict["comparisons"]} == {"my-task"}

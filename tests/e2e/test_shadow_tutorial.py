@@ -56,7 +56,7 @@ def test_every_command_of_the_tutorial_runs_and_the_careless_adapter_is_blocked(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, told
-    (run,) = (work / "tutorial" / "runs").iterdir()
+    (run,) = (work / "tutorial" / "runs").glob("*/")
     verdict = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
     assert verdict["verdict"] == "block"
     assert (verdict["comparisons"][0]["estimand"], verdict["comparisons"][0]["outcome"]) == ("population", "regressed")
