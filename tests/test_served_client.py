@@ -162,8 +162,9 @@ def test_with_thirty_percent_faults_every_reply_is_right_or_a_failure(
 ) -> None:
     monkeypatch.setattr("harness.served._asking._FIRST_WAIT", 0.01)
     assert sum(FAULTS.values()) == pytest.approx(0.3)
+    # Two seconds, because an answer that a busy machine delivers after the timeout is paid for twice indeed.
     with LoopbackModel(faults=FAULTS) as server:
-        chosen = options(server, retries=retries, timeout=0.3, concurrency=32)
+        chosen = options(server, retries=retries, timeout=2, concurrency=32)
         with Client(chosen, store=tmp_path / "s") as client:
             replies = asked(client, questions(300))
         wrong = [r for n, r in enumerate(replies) if r.text not in (None, f"echo question {n}")]
@@ -175,7 +176,7 @@ def test_with_thirty_percent_faults_every_reply_is_right_or_a_failure(
         else:
             assert set(failed) == {"rate-limited", "server", "timeout", "connection"}
             assert 60 < failed.total() < 120
-        with Client(options(server, retries=9, timeout=0.3), store=tmp_path / "s") as client:
+        with Client(options(server, retries=9, timeout=2), store=tmp_path / "s") as client:
             assert [r.text for r in asked(client, questions(300))] == [f"echo question {n}" for n in range(300)]
         assert max(server.answered.values()) == 1, "an answer was paid for twice"
 

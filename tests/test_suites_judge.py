@@ -119,7 +119,7 @@ def test_faults_in_three_replies_of_ten_turn_no_failure_into_a_score(tmp_path: P
     with LoopbackModel(honest, faults=FAULTS, seed=3) as server:
         (tmp_path / "stormy").mkdir()
         path = project(tmp_path / "stormy", server.base, worse=range(30))
-        change(path, suite={"by": {"model": "openai/m", "api_base": server.base, "timeout": 0.5, "retries": 6}})
+        change(path, suite={"by": {"model": "openai/m", "api_base": server.base, "timeout": 2, "retries": 6}})
         stormy = gate(path)
         paid = [n for question, n in server.answered.items() if question.startswith("The question")]
     assert stormy.verdict.verdict in (calm.verdict.verdict, "hold")
