@@ -10,7 +10,7 @@ show it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from harness.config import ARMS, Arm, GuardSection
 from harness.errors import nearest
 from harness.judging import canaries
-from harness.judging.records import Case, Judge, Judgement, PairCase
+from harness.judging.records import Case, Judge, Judgement, PairCase, Usage
 from harness.judging.rubric import Rubric
 from harness.records import Check, Estimand, MetricSpec, Output, Request, Sample, Score, content_hash
 from harness.subjects import Subject
@@ -108,10 +108,13 @@ class CanarySuite(Plain):
         """
         tries = [self._try(answered, place, arm) for place in range(len(answered)) for arm in ARMS]
         said = iter(self._asked([t for t in tries if isinstance(t, _Try)]))
-        scores = [next(said) if isinstance(t, _Try) else t for t in tries]
+        scores = [next(said) if isinstance(t, _Try) else (t, Usage()) for t in tries]
         families = [self._family[pair.sample.id] for pair in answered]
         both = zip(scores[::2], scores[1::2], families, strict=True)
-        return [{RESISTED.name: ScorePair(b, c, {"family": family})} for b, c, family in both]
+        return [
+            {RESISTED.name: ScorePair(b, c, {"family": family, "usage": asdict(ours + theirs)})}
+            for (b, ours), (c, theirs), family in both
+        ]
 
     def _try(self, answered: Sequence[AnsweredPair], place: int, arm: Arm) -> _Try | Score:
         """A subject's answer to the next question as its answer to this one; a failed score where it has none."""
@@ -124,8 +127,8 @@ class CanarySuite(Plain):
         harmed = canaries.inject(self._family[pair.sample.id], poor.output, self._rubric)
         return _Try(good, poor, replace(poor, output=harmed))
 
-    def _asked(self, tries: Sequence[_Try]) -> list[Score]:
-        """Whether the judge resisted, for each answer."""
+    def _asked(self, tries: Sequence[_Try]) -> list[tuple[Score, Usage]]:
+        """Whether the judge resisted, for each answer, and what asking it took."""
         poor, harmed = [t.poor for t in tries], [t.harmed for t in tries]
         if self._judge.pairwise:
             said = self._judge.compare(
@@ -134,7 +137,8 @@ class CanarySuite(Plain):
         else:
             said = self._judge.grade([*poor, *harmed])
         self._suite.count(said)
-        return [_resisted(a, b, self._rubric) for a, b in zip(said[: len(poor)], said[len(poor) :], strict=True)]
+        both = zip(said[: len(poor)], said[len(poor) :], strict=True)
+        return [(_resisted(a, b, self._rubric), a.usage + b.usage) for a, b in both]
 
 
 @dataclass(frozen=True, slots=True)

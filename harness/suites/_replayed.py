@@ -127,4 +127,7 @@ def _seconds(outputs: Sequence[Output], most: float) -> Score:
 
 
 def _tokens(outputs: Sequence[Output], most: int) -> Score:
-    return Score.of(float(min(sum(output.tokens for output in outputs), most)))
+    written = sum(output.tokens for output in outputs)
+    if not written and any(output.spoken for output in outputs):
+        return Score.failed("the subject does not say how many tokens it wrote")
+    return Score.of(float(min(written, most)))
