@@ -191,6 +191,14 @@ def test_canaries_that_only_the_candidates_words_let_through_block(tmp_path: Pat
     assert f"baseline {canary.n_used} of {canary.n_used}" in page
 
 
+def test_the_report_counts_what_the_canaries_asked_of_the_judge(tmp_path: Path) -> None:
+    with LoopbackModel(honest) as server:
+        result = gate(project(tmp_path, server.base, canaries={}))
+        received = server.requests.total()
+    (facts,) = read_run(result.path).judges
+    assert facts.usage["calls"] == received > N
+
+
 def test_canaries_of_a_judge_that_resists_them_leave_the_verdict_alone(tmp_path: Path) -> None:
     with LoopbackModel(honest) as server:
         result = gate(project(tmp_path, server.base, canaries={}))

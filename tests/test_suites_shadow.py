@@ -166,6 +166,14 @@ def test_a_failure_is_a_failed_score_and_never_a_zero(tmp_path: Path) -> None:
     assert (untimed.state, "only a served one does" in untimed.reason) == ("failed", True)
 
 
+def test_tokens_that_a_server_does_not_count_are_a_failed_score(tmp_path: Path) -> None:
+    made = suite(tmp_path, [row(0)])
+    (sample,) = made.samples()
+    uncounted = scores(made, sample, Output(text="Warm."))
+    assert uncounted["output_tokens"].state == "failed"
+    assert scores(made, sample, Output(text=""))["output_tokens"].value == 0.0  # it wrote none
+
+
 def test_latency_and_length_are_lower_is_better_and_bounded(tmp_path: Path) -> None:
     made = suite(tmp_path, [row(0)], max_seconds=2.0, max_output_tokens=10)
     found = scores(made, made.samples()[0], Output(text="x", tokens=99, seconds=7.0))
