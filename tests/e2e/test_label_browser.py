@@ -87,6 +87,7 @@ def test_three_pairs_are_labelled_by_keyboard_and_stand_in_the_file(browser: Bro
     run = make_run(tmp_path)
     with labelling(run, "--labels", "60") as (address, command):
         browser.open(address)
+        wait(browser, "document.getElementById('item').hidden === false")  # the bar has no end of its own until then
         total = browser.value("document.getElementById('progress').max")
         count(browser, f"0 of {total:.0f}")
         left = browser.value("document.getElementById('left').textContent")
