@@ -8,6 +8,7 @@ texts of the same span. A span whose redaction fails, or exceeds its bounds, is 
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -97,12 +98,14 @@ class Redactor:
     def _suspects(self, chunk: Sequence[_Record]) -> list[set[int] | None]:
         texts = [text for record in chunk for text in record.texts]
         chosen = Texts(self.names, self._bounds.seconds, self._finders).suspects(texts)
+        found = sorted(chosen)
         split: list[set[int] | None] = []
-        start = 0
+        start = place = 0
         for record in chunk:
             end = start + len(record.texts)
-            split.append({i - start for i in chosen if start <= i < end} if chosen else set())
-            start = end
+            upto = bisect.bisect_left(found, end, place)
+            split.append({index - start for index in found[place:upto]})
+            start, place = end, upto
         return split
 
     def _one(self, record: _Record, chosen: set[int] | None) -> None:
