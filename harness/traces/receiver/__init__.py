@@ -1,7 +1,7 @@
 """The receiver of production traces: an OTLP server that redacts before it stores, and stores before it answers
 
-One process answers, or several that share a port; another puts the journal into segments, with low priority. All end
-with the process that started them, and none can lose or double a span by being killed.
+One process answers; it redacts as well, or hands that to a crew of others. One more puts the journal into segments,
+with low priority. All end with the process that started them, and none can lose or double a span by being killed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
@@ -24,14 +25,16 @@ from typing import Any
 
 from harness.errors import ConfigError, HarnessError, InfrastructureError, PluginError
 from harness.plugins import missing_extra
+from harness.traces.receiver._crew import Crew
 from harness.traces.receiver._intake import Intake
+from harness.traces.receiver._taking import Taking
 from harness.traces.receiver._tokens import Tokens, add_token, read_tokens
 from harness.traces.receiver.app import Limits, build, intake
 from harness.traces.store import Store, StoreOptions
 
 __all__ = [
-    "Limits", "ServeOptions", "Tokens", "add_token", "build", "intake", "is_loopback", "listen", "quiet_signals",
-    "read_tokens", "serve",
+    "Limits", "ServeOptions", "Tokens", "add_token", "build", "intake", "is_loopback", "listen",
+    "open_taking", "quiet_signals", "read_tokens", "serve",
 ]  # fmt: skip
 
 PORT = 4318  # OTLP/HTTP's own
@@ -69,12 +72,8 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda _: None
     _open(options).close()  # whatever is wrong with it is said here, once
     listener = listen(options.host, options.port)
     host, port = listener.getsockname()[:2]
-    context = multiprocessing.get_context("spawn")
-    targets: list[tuple[Callable[..., None], tuple[Any, ...]]] = [(_compact_until_orphaned, (options,))]
-    targets += [(_serve_until_orphaned, (options, listener))] * (options.workers - 1)
-    helpers = [_started(context, *target) for target in targets]
     stopping = threading.Event()
-    keeper = threading.Thread(target=_keep_alive, args=(context, targets, helpers, stopping), daemon=True)
+    keeper = threading.Thread(target=_keep_compacting, args=(options, stopping), daemon=True)
     keeper.start()
     shown = f"[{host}]" if ":" in host else host
     try:
@@ -82,7 +81,6 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda _: None
     finally:
         stopping.set()
         keeper.join()
-        _stop(helpers)
         listener.close()
 
 
@@ -134,16 +132,16 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-# ---------------------------------------------------------------- one process each
+# ---------------------------------------------------------------- the process that answers
 
 
-def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
+def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], None]) -> None:
     try:
         import uvicorn
     except ImportError as error:
         raise PluginError(missing_extra("the receiver", error)) from error
     tokens = read_tokens(options.token_file) if options.token_file is not None else None
-    into = intake(_open(options), options.limits)
+    into = intake(_open(options), options.limits, _crew(options))
     app = build(into, tokens, options.limits)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE,
@@ -155,18 +153,26 @@ def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], Non
             await super().startup(sockets)
             ready()  # not before: who reads that it listens may send at once
 
-    server = Server(config)
-    with quiet_signals():
-        if multiprocessing.parent_process() is not None:
-            threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
-        with _with_grpc(options, into, tokens):
-            server.run(sockets=[listener])
+    try:
+        with quiet_signals(), _with_grpc(options, into, tokens):
+            Server(config).run(sockets=[listener])
+    finally:
+        into.close()  # which its end has done already, unless it could not begin
+
+
+def _crew(options: ServeOptions) -> Crew | None:
+    return Crew(partial(open_taking, options), options.workers) if options.workers > 1 else None
+
+
+def open_taking(options: ServeOptions) -> Taking:
+    """What takes requests in a process of the crew."""
+    return Taking(_open(options), options.limits.most_body)
 
 
 @contextlib.contextmanager
 def _with_grpc(options: ServeOptions, into: Intake, tokens: Tokens | None) -> Iterator[None]:
-    """OTLP/gRPC where it is asked for, by the first process alone."""
-    if options.grpc_port is None or multiprocessing.parent_process() is not None:
+    """OTLP/gRPC where it is asked for."""
+    if options.grpc_port is None:
         yield
         return
     from harness.traces.receiver import _grpc
@@ -193,26 +199,34 @@ def quiet_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end_with_parent(server: Any) -> None:
-    _wait_for_parent(None)
-    server.should_exit = True
+# ---------------------------------------------------------------- the process that compacts
 
 
-def _wait_for_parent(seconds: float | None) -> bool:
-    """Whether the process that started this one has ended (within so many seconds)."""
-    parent = multiprocessing.parent_process()
-    return parent is not None and bool(wait([parent.sentinel], seconds))
+def _keep_compacting(options: ServeOptions, stopping: threading.Event) -> None:
+    """Have a compactor, and another when it was killed: without one the journal would grow until nothing is taken."""
+    context = multiprocessing.get_context("spawn")
+    compactor = _started(context, options)
+    while not stopping.wait(_LOOK_SECONDS):
+        if not compactor.is_alive():
+            _LOG.warning("the compactor ended with code %s and is started again", compactor.exitcode)
+            compactor = _started(context, options)
+    compactor.terminate()
+    compactor.join(_GRACE)
+    if compactor.is_alive():
+        compactor.kill()
 
 
-def _serve_until_orphaned(options: ServeOptions, listener: socket.socket) -> None:
-    _run(options, listener)
+def _started(context: SpawnContext, options: ServeOptions) -> SpawnProcess:
+    process = context.Process(target=_compact_until_orphaned, args=(options,))
+    process.start()
+    return process
 
 
 def _compact_until_orphaned(options: ServeOptions) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the parent stops this process when it is done
     os.nice(19)
     store = Store.open(options.store, segments=options.segments)
-    while not _wait_for_parent(_COMPACT_SECONDS):
+    while not _parent_ended_within(_COMPACT_SECONDS):
         try:
             store.compact()
         except HarnessError as error:  # a full disk, a busy catalogue: the journal keeps it until the next time
@@ -220,30 +234,6 @@ def _compact_until_orphaned(options: ServeOptions) -> None:
     store.close()
 
 
-def _started(context: SpawnContext, target: Callable[..., None], arguments: tuple[Any, ...]) -> SpawnProcess:
-    process = context.Process(target=target, args=arguments)
-    process.start()
-    return process
-
-
-def _keep_alive(
-    context: SpawnContext,
-    targets: Sequence[tuple[Callable[..., None], tuple[Any, ...]]],
-    helpers: list[SpawnProcess],
-    stopping: threading.Event,
-) -> None:
-    """Start a helper again that was killed: without the compactor the journal would grow until nothing is taken."""
-    while not stopping.wait(_LOOK_SECONDS):
-        for index, helper in enumerate(helpers):
-            if not helper.is_alive():
-                _LOG.warning("process %s ended with code %s and is started again", helper.pid, helper.exitcode)
-                helpers[index] = _started(context, *targets[index])
-
-
-def _stop(helpers: Sequence[SpawnProcess]) -> None:
-    for helper in helpers:
-        helper.terminate()
-    for helper in helpers:
-        helper.join(_GRACE)
-        if helper.is_alive():
-            helper.kill()
+def _parent_ended_within(seconds: float) -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is not None and bool(wait([parent.sentinel], seconds))

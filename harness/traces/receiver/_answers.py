@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 from harness.traces.otlp import JSON, PROTOBUF
 
@@ -20,6 +22,10 @@ class Refusal(Exception):
     def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.retry_after = status, message, retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Exceptions are copied by their positional arguments, which do not name all of this one."""
+        return partial(Refusal, retry_after=self.retry_after), (self.status, self.message)
 
 
 def encoding_of(content_type: str) -> str | None:

@@ -5,7 +5,7 @@ UNAVAILABLE and RESOURCE_EXHAUSTED with RetryInfo may be sent again, everything 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,10 +14,11 @@ from harness.plugins import missing_extra
 from harness.traces.otlp import PROTOBUF
 from harness.traces.receiver._answers import Refusal, success, warning
 from harness.traces.receiver._intake import Intake
+from harness.traces.receiver._taking import Request, Signal
 from harness.traces.receiver._tenancy import tenant_of
 from harness.traces.receiver._tokens import Tokens
 
-_SERVICES = {
+_SERVICES: Mapping[Signal, str] = {
     "traces": "opentelemetry.proto.collector.trace.v1.TraceService",
     "logs": "opentelemetry.proto.collector.logs.v1.LogsService",
 }
@@ -55,7 +56,7 @@ def start(intake: Intake, tokens: Tokens | None, host: str, port: int) -> tuple[
     return server, bound
 
 
-def _export(grpc: Any, intake: Intake, tokens: Tokens | None, signal: str) -> Callable[[bytes, Any], bytes]:
+def _export(grpc: Any, intake: Intake, tokens: Tokens | None, signal: Signal) -> Callable[[bytes, Any], bytes]:
     codes = {
         400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED,
         403: grpc.StatusCode.PERMISSION_DENIED, 413: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -74,12 +75,12 @@ def _export(grpc: Any, intake: Intake, tokens: Tokens | None, signal: str) -> Ca
     return export
 
 
-def _taken(intake: Intake, tokens: Tokens | None, signal: str, body: bytes, metadata: dict[str, Any]) -> bytes:
+def _taken(intake: Intake, tokens: Tokens | None, signal: Signal, body: bytes, metadata: dict[str, Any]) -> bytes:
     tenant = tenant_of(metadata, tokens)
     intake.check(len(body))
     intake.reserve(len(body))
     try:
-        taken = intake.take_now(tenant, signal, body, PROTOBUF, "")
+        taken = intake.take_now(Request(tenant, signal, body, PROTOBUF, ""))
     finally:
         intake.release(len(body))
     return success(signal, PROTOBUF, taken.rejected, warning(taken.clamped))

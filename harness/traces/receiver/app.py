@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.traces import otlp
 from harness.traces.otlp import JSON
 from harness.traces.receiver._answers import Refusal, encoding_of, refusal, success, warning
-from harness.traces.receiver._intake import Intake, Taken
+from harness.traces.receiver._intake import Intake, Taker
 from harness.traces.receiver._page import StorePage
+from harness.traces.receiver._taking import Request as Body
+from harness.traces.receiver._taking import Signal, Taken, Taking
 from harness.traces.receiver._tenancy import tenant_of
 from harness.traces.receiver._tokens import Tokens
-from harness.traces.records import Span
-from harness.traces.store import DEFAULT_TENANT, Store
+from harness.traces.store import Store
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -35,14 +35,13 @@ class Limits:
     body_seconds: float = 30.0
 
 
-def intake(store: Store, limits: Limits | None = None) -> Intake:
-    """What takes requests into an open store within limits."""
+def intake(store: Store, limits: Limits | None = None, taker: Taker | None = None) -> Intake:
+    """What takes requests into an open store within limits: in this process, or where `taker` does."""
     bounds = limits or Limits()
-    # Loads what the first request would otherwise wait for: a text that is long enough for every kind of look.
-    longest = Span("1" * 32, "1" * 16, attributes={"text": "word " * 20_000})
-    store.admission(DEFAULT_TENANT).traces(otlp.encode_traces([longest]))
-    store.admission(DEFAULT_TENANT).logs(b"")
-    return Intake(store, bounds.most_body, bounds.most_bytes, bounds.most_wait)
+    if taker is None:
+        taker = Taking(store, bounds.most_body)
+        taker.warm()
+    return Intake(store, taker, bounds.most_body, bounds.most_bytes, bounds.most_wait)
 
 
 def build(into: Intake, tokens: Tokens | None = None, limits: Limits | None = None) -> Starlette:
@@ -85,7 +84,7 @@ class _Receiver:
     async def logs(self, request: Request) -> Response:
         return await self._take(request, "logs")
 
-    async def _take(self, request: Request, signal: str) -> Response:
+    async def _take(self, request: Request, signal: Signal) -> Response:
         from starlette.responses import Response
 
         kind = encoding_of(request.headers.get("content-type", ""))
@@ -98,13 +97,12 @@ class _Receiver:
             return _refused(error, kind)
         return Response(success(signal, kind, taken.rejected, warning(taken.clamped)), media_type=kind)
 
-    async def _kept(self, request: Request, signal: str, tenant: str, kind: str) -> Taken:
+    async def _kept(self, request: Request, signal: Signal, tenant: str, kind: str) -> Taken:
         body = bytearray()
         try:
             await self._read(request, body)
-            return await self._intake.take(
-                tenant, signal, bytes(body), kind, request.headers.get("content-encoding", "")
-            )
+            encoding = request.headers.get("content-encoding", "")
+            return await self._intake.take(Body(tenant, signal, bytes(body), kind, encoding))
         finally:
             self._intake.release(len(body))
 
