@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -15,29 +15,32 @@ from harness.traces._limits import Limits
 from harness.traces._otlp import KINDS, NO_SPAN, NO_TRACE, STATUSES, Refused, event_name
 from harness.traces.records import LogEvent, Span, SpanEvent, SpanLink
 
+_Item = TypeVar("_Item", Span, LogEvent)
+
 _SCALARS = frozenset({"string_value", "int_value", "bool_value", "double_value", "bytes_value"})
 
 
 def spans(body: bytes, limits: Limits, counts: Counter[Any]) -> Iterator[Span]:
     """Every good span of an export request; the others are counted."""
-    for group in _parsed(ExportTraceServiceRequest(), body).resource_spans:
-        resource = _shared(group.resource.attributes, limits)
-        for scoped in group.scope_spans:
-            for message in scoped.spans:
-                try:
-                    yield _span(message, resource, scoped.scope, limits)
-                except Refused as refusal:
-                    counts[refusal.reason] += 1
+    groups = _parsed(ExportTraceServiceRequest(), body).resource_spans
+    return _records(groups, "scope_spans", "spans", _span, limits, counts)
 
 
 def log_events(body: bytes, limits: Limits, counts: Counter[Any]) -> Iterator[LogEvent]:
     """Every good log record of an export request; the others are counted."""
-    for group in _parsed(ExportLogsServiceRequest(), body).resource_logs:
+    groups = _parsed(ExportLogsServiceRequest(), body).resource_logs
+    return _records(groups, "scope_logs", "log_records", _log_event, limits, counts)
+
+
+def _records(
+    groups: Any, scopes: str, records: str, read: Callable[..., _Item], limits: Limits, counts: Counter[Any]
+) -> Iterator[_Item]:
+    for group in groups:
         resource = _shared(group.resource.attributes, limits)
-        for scoped in group.scope_logs:
-            for message in scoped.log_records:
+        for scoped in getattr(group, scopes):
+            for message in getattr(scoped, records):
                 try:
-                    yield _log_event(message, resource, scoped.scope, limits)
+                    yield read(message, resource, scoped.scope, limits)
                 except Refused as refusal:
                     counts[refusal.reason] += 1
 

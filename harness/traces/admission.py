@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,16 +60,7 @@ class Admission:
         """
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-        message, now = _parsed(ExportTraceServiceRequest(), body), now_ns or time.time_ns()
-        rejected: Counter[str] = Counter()
-        clamped = sum(
-            _kept(scoped.spans, _refusal_of_span, _clamp_span, now, rejected)
-            for group in message.resource_spans
-            for scoped in group.scope_spans
-        )
-        rejected.update(self._redactor.traces(message))
-        kept = sum(len(scoped.spans) for group in message.resource_spans for scoped in group.scope_spans)
-        return Admitted(message, kept, rejected, clamped)
+        return self._admitted(_TRACES, ExportTraceServiceRequest(), body, now_ns)
 
     def logs(self, body: bytes, now_ns: int | None = None) -> Admitted:
         """Admit an ExportLogsServiceRequest.
@@ -79,19 +70,18 @@ class Admission:
         """
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-        message, now = _parsed(ExportLogsServiceRequest(), body), now_ns or time.time_ns()
+        return self._admitted(_LOGS, ExportLogsServiceRequest(), body, now_ns)
+
+    def _admitted(self, shape: _Shape, message: Any, body: bytes, now_ns: int | None) -> Admitted:
+        _parse(message, body)
+        now = now_ns or time.time_ns()
         rejected: Counter[str] = Counter()
-        clamped = sum(
-            _kept(scoped.log_records, _refusal_of_log, _clamp_log, now, rejected)
-            for group in message.resource_logs
-            for scoped in group.scope_logs
-        )
-        rejected.update(self._redactor.logs(message))
-        kept = sum(len(scoped.log_records) for group in message.resource_logs for scoped in group.scope_logs)
-        return Admitted(message, kept, rejected, clamped)
+        clamped = sum(_kept(records, shape, now, rejected) for records in shape.records_of(message))
+        rejected.update(self._redactor.traces(message) if shape is _TRACES else self._redactor.logs(message))
+        return Admitted(message, sum(map(len, shape.records_of(message))), rejected, clamped)
 
 
-def _parsed(message: Any, body: bytes) -> Any:
+def _parse(message: Any, body: bytes) -> None:
     from google.protobuf.message import DecodeError
 
     try:
@@ -100,19 +90,18 @@ def _parsed(message: Any, body: bytes) -> Any:
         message.ParseFromString(body)
     except (DecodeError, Malformed) as error:
         raise TraceError(f"no {type(message).__name__} in protobuf: {error}") from error
-    return message
 
 
-def _kept(records: Any, refusal: Any, clamp: Any, now: int, rejected: Counter[str]) -> int:
+def _kept(records: Any, shape: _Shape, now: int, rejected: Counter[str]) -> int:
     """Remove what is refused, mend impossible times; how many times were mended."""
     clamped = 0
     for index in range(len(records) - 1, -1, -1):
-        reason = refusal(records[index])
+        reason = shape.refusal(records[index])
         if reason:
             del records[index]
             rejected[reason] += 1
         else:
-            clamped += clamp(records[index], now)
+            clamped += shape.clamp(records[index], now)
     return clamped
 
 
@@ -156,3 +145,26 @@ def _clamp_log(record: Any, now: int) -> bool:
 
 def _possible(time_ns: int, now: int) -> bool:
     return now - _BEHIND_NS <= time_ns <= now + _AHEAD_NS
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Where the records of a kind of request are, why one is refused ("" where it is not), and what mends its time."""
+
+    groups: str
+    scopes: str
+    records: str
+    refusal: Callable[[Any], str]
+    clamp: Callable[[Any, int], bool]
+
+    def records_of(self, message: Any) -> list[Any]:
+        """The list of records of every scope."""
+        return [
+            getattr(scoped, self.records)
+            for group in getattr(message, self.groups)
+            for scoped in getattr(group, self.scopes)
+        ]
+
+
+_TRACES = _Shape("resource_spans", "scope_spans", "spans", _refusal_of_span, _clamp_span)
+_LOGS = _Shape("resource_logs", "scope_logs", "log_records", _refusal_of_log, _clamp_log)

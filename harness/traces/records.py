@@ -379,11 +379,14 @@ def _as_json(record: Any) -> dict[str, Any]:
     written: dict[str, Any] = {}
     for name, default in _defaults(type(record)):
         value = getattr(record, name)
-        if value == default and type(value) is type(default):
+        kind = type(value)
+        if value is default or (kind is type(default) and value == default):
             continue
-        if name in _LISTED:
+        if kind is str or kind is int:
+            written[name] = value
+        elif name in _LISTED:
             written[name] = [_as_json(item) for item in value]
-        elif name in _NESTED or type(value) is Parameters:
+        elif name in _NESTED or kind is Parameters:
             written[name] = _as_json(value)
         else:
             written[name] = _plain(value)

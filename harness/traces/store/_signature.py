@@ -34,7 +34,7 @@ def of_text(text: str) -> int:
         words = words[:_ENDS] + words[-_ENDS:]
     if not words:
         return 0
-    codes = np.array([0, *(zlib.crc32(word.encode("utf-8", "replace")) for word in words), 0], dtype=np.uint64)
+    codes = np.array([0, *map(zlib.crc32, " ".join(words).encode("utf-8", "replace").split(b" ")), 0], dtype=np.uint64)
     runs = np.unique(
         _mixed(codes[:-2] * np.uint64(31) + _mixed(codes[1:-1]) * np.uint64(37) + codes[2:] * np.uint64(41))
     )
