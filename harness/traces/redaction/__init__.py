@@ -152,17 +152,19 @@ class _Record:
             self._gather(message)
 
     def _gather(self, message: Any) -> None:
-        fields = message.DESCRIPTOR.fields_by_name
-        for name in _fields_of(message.DESCRIPTOR):
-            self.text(message, name)
-        if "attributes" in fields:
+        form = _form(message.DESCRIPTOR)
+        for name in form.texts:
+            if text := getattr(message, name):
+                self._note(text, message, name, "", "text")
+        if form.attributes:
             self._pairs(message.attributes)
-        if "body" in fields:
+        if form.body:
             self._value(message.body, "", self.bounds.depth)
-        if "status" in fields and message.HasField("status"):
+        if form.status and message.HasField("status"):
             self.text(message.status, "message")
-        for inner in (*getattr(message, "events", ()), *getattr(message, "links", ())):
-            self._gather(inner)
+        for name in form.inner:
+            for inner in getattr(message, name):
+                self._gather(inner)
 
     def text(self, message: Any, name: str, attribute: str = "") -> None:
         """Note a text."""
@@ -248,13 +250,30 @@ class _TooLarge(Exception):
     """A record holds more than is redacted."""
 
 
-_KNOWN: dict[str, tuple[str, ...]] = {}
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What a kind of message has that is looked at: its texts, whether the rest is there, and lists of more."""
+
+    texts: tuple[str, ...]
+    attributes: bool
+    body: bool
+    status: bool
+    inner: tuple[str, ...]
 
 
-def _fields_of(descriptor: Any) -> tuple[str, ...]:
-    if descriptor.full_name not in _KNOWN:
-        _KNOWN[descriptor.full_name] = tuple(name for name in _FIELDS if name in descriptor.fields_by_name)
-    return _KNOWN[descriptor.full_name]
+_FORMS: dict[str, _Form] = {}
+
+
+def _form(descriptor: Any) -> _Form:
+    known = _FORMS.get(descriptor.full_name)
+    if known is None:
+        has = descriptor.fields_by_name.__contains__
+        known = _Form(
+            tuple(filter(has, _FIELDS)), has("attributes"), has("body"), has("status"),
+            tuple(filter(has, ("events", "links"))),
+        )  # fmt: skip
+        _FORMS[descriptor.full_name] = known
+    return known
 
 
 def _chunks(records: Sequence[_Record]) -> Iterator[list[_Record]]:

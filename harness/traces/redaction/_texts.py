@@ -22,7 +22,7 @@ _DEPTH = 64  # levels of JSON, those inside strings included
 _LOOKS = 8
 _MANY = 2**15  # characters; below, looking for suspects takes longer than looking at all
 _ESCAPE = re.compile(r'\\[ntr"bf]')
-_ODD = re.compile(r"\\[u/\\]")  # escapes behind which a find may hide until the JSON is read
+_ODD = ("\\u", "\\/", "\\\\")  # escapes behind which a find may hide until the JSON is read
 
 
 class TooDeep(Exception):
@@ -50,7 +50,7 @@ class Texts:
         """Which of `texts` have to be looked at: never too few, seldom too many."""
         if self.finders:
             return set(range(len(texts)))
-        chosen = {i for i, text in enumerate(texts) if "\\" in text and _ODD.search(text)}
+        chosen = {i for i, text in enumerate(texts) if "\\" in text and any(odd in text for odd in _ODD)}
         many = sum(map(len, texts)) > _MANY
         places = suspicious(texts) if many else list(range(len(texts)))
         masked = [_masked(texts[place]) for place in places]
