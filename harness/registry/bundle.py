@@ -1,7 +1,7 @@
 """A bundle: the files of a promoted adapter, and beside them `promotion/` with the record and what it vouches for
 
     adapter_config.json, adapter_model.safetensors, …   as they were evaluated; any loader reads the folder as it is
-    promotion/record.json                               the signed statement
+    promotion/record.json                               the signed statement: an envelope, or a Sigstore bundle
     promotion/verdict.json, evidence.parquet, LOCK.yaml what the verdict says, its paired scores, the frozen sets
 
 The journal (prompts and outputs in the clear) and the labels (who said what) stay in the run directory; the record
@@ -18,8 +18,7 @@ from pathlib import Path
 
 from harness.errors import PromotionError
 from harness.registry import Promotion
-from harness.registry.dsse import IN_TOTO, seal
-from harness.registry.keys import SigningKey
+from harness.registry.signed import Signer
 
 FOLDER, RECORD = "promotion", "record.json"
 MODEL_SIGNATURE = "model.sig"
@@ -28,7 +27,7 @@ _NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOT
 _BLOCK = 2**20
 
 
-def write(promotion: Promotion, key: SigningKey, folder: Path, objects: Path | None = None) -> None:
+def write(promotion: Promotion, key: Signer, folder: Path, objects: Path | None = None) -> None:
     """Write the bundle into a new folder, durably and read-only.
 
     With `objects`, a folder of the same file system, a file of the adapter is kept there by its SHA-256 and linked, so
@@ -36,18 +35,21 @@ def write(promotion: Promotion, key: SigningKey, folder: Path, objects: Path | N
 
     Raises:
         PromotionError: a file of the adapter changed while it was copied.
+        UsageError, InfrastructureError: the signer cannot sign, see `Signer`.
         OSError: the folder cannot be written; what is half written may be thrown away.
     """
     from harness.registry import modelsigning
 
     beside = folder / FOLDER
     beside.mkdir(parents=True)
+    # Signed first, for copying a large model can take longer than a certificate of Sigstore lives.
+    papers = {**promotion.papers, RECORD: key.seal(promotion.payload)}
+    files = {name: digest for name, (_, digest) in promotion.files.items()}
+    signature = modelsigning.signature(promotion.identity, files, key)
+    if signature is not None:
+        papers[MODEL_SIGNATURE] = signature
     for name, (source, digest) in promotion.files.items():
         _place(source, digest, folder / name, objects)
-    papers = {**promotion.papers, RECORD: seal(IN_TOTO, promotion.payload, key)}
-    if modelsigning.can_sign(key):
-        files = {name: digest for name, (_, digest) in promotion.files.items()}
-        papers[MODEL_SIGNATURE] = modelsigning.signature(promotion.identity, files, key)
     for name, content in papers.items():
         _write(beside / name, content)
     for made in (beside, folder):
