@@ -2,6 +2,7 @@
 
     adapter_config.json, adapter_model.safetensors, …   as they were evaluated; any loader reads the folder as it is
     promotion/record.json                               the signed statement: an envelope, or a Sigstore bundle
+    promotion/model.sig, SHA256SUMS                     see `modelsigning` and `sigstorebundle`, where there are any
     promotion/verdict.json, evidence.parquet, LOCK.yaml what the verdict says, its paired scores, the frozen sets
 
 The journal (prompts and outputs in the clear) and the labels (who said what) stay in the run directory; the record
@@ -19,9 +20,10 @@ from pathlib import Path
 from harness.errors import PromotionError
 from harness.registry import Promotion
 from harness.registry.signed import Signer
+from harness.registry.sigstorebundle import is_bundle, sums
 
 FOLDER, RECORD = "promotion", "record.json"
-MODEL_SIGNATURE = "model.sig"
+MODEL_SIGNATURE, SUMS = "model.sig", "SHA256SUMS"
 _READ_ONLY = 0o444
 _NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
 _BLOCK = 2**20
@@ -43,14 +45,16 @@ def write(promotion: Promotion, key: Signer, folder: Path, objects: Path | None 
     beside = folder / FOLDER
     beside.mkdir(parents=True)
     # Signed first, for copying a large model can take longer than a certificate of Sigstore lives.
-    papers = {**promotion.papers, RECORD: key.seal(promotion.payload)}
+    proofs = {RECORD: key.seal(promotion.payload)}
     files = {name: digest for name, (_, digest) in promotion.files.items()}
     signature = modelsigning.signature(promotion.identity, files, key)
     if signature is not None:
-        papers[MODEL_SIGNATURE] = signature
+        proofs[MODEL_SIGNATURE] = signature
+    if is_bundle(proofs[RECORD]):
+        proofs[SUMS] = sums(proofs)
     for name, (source, digest) in promotion.files.items():
         _place(source, digest, folder / name, objects)
-    for name, content in papers.items():
+    for name, content in {**promotion.papers, **proofs}.items():
         _write(beside / name, content)
     for made in (beside, folder):
         sync_folder(made)

@@ -48,12 +48,13 @@ class Identities:
                               "--certificate-identity NAME and --certificate-oidc-issuer URL")  # fmt: skip
 
     def check(self, message: bytes, signature: bytes, where: str) -> None:
-        """Hold a message against a bundle that was signed over its bytes.
+        """Hold a message against a bundle over its bytes that stands for a signature.
 
         Raises:
             RecordError: none of `expected` has signed it so; begins with `where`.
         """
-        self._prove(signature, where, lambda bundle: self.verifier.verify_artifact(message, bundle, self._policy()))
+        bundle = sigstorebundle.from_signature(signature, where)
+        self._prove(bundle, where, lambda b: self.verifier.verify_artifact(message, b, self._policy()))
 
     def unseal(self, raw: bytes, kind: str, where: str) -> tuple[bytes, Signatory]:
         """The payload of the envelope in a bundle, and which of `expected` has signed it.

@@ -54,8 +54,9 @@ class KeylessSigner:
         self._signer: Signer | None = None
 
     def sign(self, message: bytes) -> bytes:
-        """The file of a bundle over the bytes of a message."""
-        return self._asked(lambda signer: signer.sign_artifact(message), lambda v: v.verify_artifact, message)
+        """A bundle over the bytes of a message, as it stands for a signature."""
+        bundle = self._asked(lambda signer: signer.sign_artifact(message), lambda v: v.verify_artifact, message)
+        return sigstorebundle.as_signature(bundle)
 
     def seal(self, payload: bytes) -> bytes:
         """The file of a bundle around an in-toto statement in a DSSE envelope."""

@@ -4,13 +4,18 @@ A bundle (application/vnd.dev.sigstore.bundle.v0.3+json) holds what a key of one
 certificate that names the signer, the signature, and the proof that a public log has it. Nothing here needs Sigstore's
 library and nothing here is proof; `identities` proves.
 
-A bundle is read strictly, as an envelope is: there is one way to write it, with sorted keys and without spaces.
+A bundle is read strictly, as an envelope is: there is one way to write it, with sorted keys and without spaces. Some of
+what it holds is signed by nobody (names beside signatures, and a second proof of the time, which nobody has to look at).
+So that no byte can be changed unnoticed all the same, its SHA-256 goes with it: in `promotion/SHA256SUMS`, or before it
+where it stands for the signature of a ledger's entry.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +28,7 @@ KEYID = "sigstore"
 """What a ledger's entry has for the name of a key where it was signed without one."""
 
 _ISSUER = "1.3.6.1.4.1.57264.1.1"  # Fulcio's extension: who vouched for the name
+_DIGEST = 32  # bytes of a SHA-256
 _SHOWN = 500  # characters of a name that is told to people
 _UNREADABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
@@ -50,6 +56,28 @@ def is_bundle(raw: bytes) -> bool:
 def written(bundle: str) -> bytes:
     """The file of a bundle that the library gave as JSON."""
     return canonical(json.loads(bundle)) + b"\n"
+
+
+def as_signature(bundle: bytes) -> bytes:
+    """A bundle where otherwise the signature of a key stands: its SHA-256 (32 bytes), and then its file."""
+    return hashlib.sha256(bundle).digest() + bundle
+
+
+def from_signature(signature: bytes, where: str) -> bytes:
+    """The file of a bundle that stands for a signature.
+
+    Raises:
+        RecordError: it is not what it was; begins with `where`.
+    """
+    bundle = signature[_DIGEST:]
+    if as_signature(bundle) != signature:
+        raise RecordError(f"{where}the signature is not as it was written: it was changed")
+    return bundle
+
+
+def sums(files: Mapping[str, bytes]) -> bytes:
+    """The file of SHA-256 sums, as sha256sum writes and checks it; files by name."""
+    return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()
 
 
 def parse(raw: bytes, where: str) -> dict[str, Any]:
@@ -100,12 +128,12 @@ def signatory(certificate: Any) -> Signatory:
     return Signatory(_printable(said[0]), _printable(issuer))
 
 
-def claimed(raw: bytes) -> str:
-    """Whom the certificate in a bundle names, unproved: for a listing, never for trust."""
+def claimed(signature: bytes) -> str:
+    """Whom a bundle that stands for a signature names, unproved: for a listing, never for trust."""
     from cryptography import x509
 
     try:
-        der = base64.b64decode(json.loads(raw)["verificationMaterial"]["certificate"]["rawBytes"])
+        der = base64.b64decode(json.loads(signature[_DIGEST:])["verificationMaterial"]["certificate"]["rawBytes"])
         return signatory(x509.load_der_x509_certificate(der)).identity
     except _UNREADABLE:
         return "an unreadable certificate"

@@ -16,9 +16,10 @@ from typing import Any
 
 from harness.errors import RecordError, at
 from harness.registry import CHAMPION, ledger, modelsigning
-from harness.registry.bundle import FOLDER, MODEL_SIGNATURE, RECORD
+from harness.registry.bundle import FOLDER, MODEL_SIGNATURE, RECORD, SUMS
 from harness.registry.dsse import MAX_BYTES
 from harness.registry.signed import Trust, payload_of, unseal
+from harness.registry.sigstorebundle import is_bundle, sums
 from harness.registry.statement import PAPERS, VERDICT, parse_statement, sha256
 
 _PROMOTIONS, _ALIASES = "promotions", "aliases"
@@ -77,10 +78,16 @@ def verify(path: Path, trusted: Trust, demands: Demands = Demands()) -> Verified
     """
     folder, alias = _bundle(path)
     where = at(folder / FOLDER / RECORD)
-    payload, keyid, issuer = unseal(_read(folder / FOLDER / RECORD), trusted, where)
+    record = _read(folder / FOLDER / RECORD)
+    payload, keyid, issuer = unseal(record, trusted, where)
     subjects, claim = parse_statement(_json(payload, where), where)
     identity = sha256(payload)
-    _check_files(folder, identity, {name: subjects[name] for name in claim["files"]}, trusted)
+    files = {name: subjects[name] for name in claim["files"]}
+    _check_files(folder, files)
+    _check_proofs(folder / FOLDER, record)
+    signature = folder / FOLDER / MODEL_SIGNATURE
+    if signature.exists():
+        modelsigning.check(_read(signature), identity, files, trusted, at(signature))
     _check_papers(folder / FOLDER, claim)
     entries = _check_ledger(folder, identity, trusted)
     standing = () if entries is None else tuple(a for a, i in sorted(ledger.standing(entries).items()) if i == identity)
@@ -117,16 +124,23 @@ def _bundle(path: Path) -> tuple[Path, str]:
 # ---------------------------------------------------------------- files
 
 
-def _check_files(folder: Path, identity: str, expected: Mapping[str, str], trusted: Trust) -> None:
+def _check_files(folder: Path, expected: Mapping[str, str]) -> None:
     """The adapter's files are those of the record, and nothing that a loader could read lies beside them."""
     for name, digest in expected.items():
         _check_digest(folder / name, digest)
-    known = {*expected, FOLDER}
-    _refuse_more(folder, known | _UNREAD, hidden=True)
-    _refuse_more(folder / FOLDER, {RECORD, MODEL_SIGNATURE, ledger.FILE, *PAPERS}, hidden=False)
-    signature = folder / FOLDER / MODEL_SIGNATURE
-    if signature.exists():
-        modelsigning.check(_read(signature), identity, expected, trusted, at(signature))
+    _refuse_more(folder, {*expected, FOLDER} | _UNREAD, hidden=True)
+
+
+def _check_proofs(beside: Path, record: bytes) -> None:
+    """Beside the record lies what belongs there; Sigstore's bundles also are as written where nobody signed a byte."""
+    known = {RECORD, MODEL_SIGNATURE, ledger.FILE, *PAPERS}
+    if is_bundle(record):
+        known.add(SUMS)
+        proofs = {RECORD: record, MODEL_SIGNATURE: _read(beside / MODEL_SIGNATURE)}
+        if _read(beside / SUMS) != sums(proofs):
+            raise RecordError(f"{at(beside / SUMS)}not the SHA-256 of {RECORD} and {MODEL_SIGNATURE}: one of the three "
+                              "was changed")  # fmt: skip
+    _refuse_more(beside, known, hidden=False)
 
 
 def _refuse_more(folder: Path, known: set[str] | frozenset[str], *, hidden: bool) -> None:
