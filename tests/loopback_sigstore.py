@@ -6,8 +6,8 @@
 
 Everything is signed with keys of its own and nothing is recorded: sigstore-python's real client speaks to it over HTTP.
 It speaks what the client asks for: Fulcio's v2 signingCert, Rekor's v1 and v2 entries, RFC 3161, OpenID Connect.
-`fails` are HTTP statuses that the next requests are answered with, 0 for none; `log_ahead` is by how much the clock of log and
-timestamps runs ahead; `silent` makes the authority wait instead of answering; `asked` lists the paths.
+`fails` are HTTP statuses that the next requests are answered with, 0 for none; `log_ahead` is by how much the clock of
+log and timestamps runs ahead; `silent` makes the authority wait instead of answering; `asked` lists the paths.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WORKFLOW = "https://github.com/team/model/.github/workflows/promote.yml@refs/hea
 
 
 class LoopbackSigstore:
-    """See the module. `rekor` is the version of the log's API, `stamps` whether signatures get an RFC 3161 timestamp."""
+    """See the module. `rekor` is the version of the log's API, `stamps` whether signatures get a timestamp."""
 
     def __init__(self, *, rekor: int = 1, stamps: bool = False) -> None:
         self.rekor, self.stamps = rekor, stamps or rekor == 2
@@ -295,9 +295,7 @@ def _chain(*certificates: x509.Certificate) -> dict[str, Any]:
     return {"certificates": [{"rawBytes": _b64(c.public_bytes(Encoding.DER))} for c in certificates]}
 
 
-def _certificate(
-    subject: x509.Name, public: Any, issuer: x509.Name, lives: timedelta
-) -> x509.CertificateBuilder:
+def _certificate(subject: x509.Name, public: Any, issuer: x509.Name, lives: timedelta) -> x509.CertificateBuilder:
     now = datetime.now(UTC) - timedelta(seconds=1)
     return (
         x509.CertificateBuilder()

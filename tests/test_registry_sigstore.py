@@ -1,4 +1,4 @@
-"""Promotions that Sigstore signs: made over HTTP on 127.0.0.1, verified offline, and refused for every reason there is."""
+"""Promotions that Sigstore signs: made over HTTP on 127.0.0.1, verified offline, refused for each reason there is."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_way_back_is_signed_too_and_each_signer_has_to_be_expected(
     place = Place(registry.root, tmp_path / "trust-config.json")
     found = verify(registry.root, place.trusted(NAMED, (WORKFLOW, GITHUB)))
     assert (found.identity, found.keyid) == (promotions[0].identity, ADA)
-    with pytest.raises(RecordError, match=r"ledger\.jsonl:3: .* signed by https://github.com/team/model.* expected"):
+    with pytest.raises(RecordError, match=r"ledger\.jsonl:3: signed by https://github.com/team/model.* expected"):
         verify(registry.root, place.trusted(NAMED))
 
 
@@ -209,7 +209,7 @@ def test_a_file_that_is_missing_or_cut_off_is_named(place: Place) -> None:
     [
         (("eve@example.org", ISSUER), f"signed by {ADA} .*, where eve@example.org"),
         ((ADA, "https://accounts.example.com"), "where .* \\(https://accounts.example.com\\) was expected"),
-        ((WORKFLOW, GITHUB), "record.json: Sigstore does not vouch for it"),
+        ((WORKFLOW, GITHUB), f"record.json: signed by {ADA}"),
         ((ADA.upper(), ISSUER), "was expected"),
         ((ADA[:-1], ISSUER), "was expected"),
         ((".*", ISSUER), "was expected"),
@@ -221,9 +221,7 @@ def test_another_identity_and_another_issuer_are_refused(original: Place, pair: 
 
 
 @pytest.mark.parametrize("pairs", [[], [(ADA, "")], [("", ISSUER)], [(ADA, " ")], [NAMED, (ADA, "")]])
-def test_nobody_is_trusted_without_a_name_and_who_vouches_for_it(
-    original: Place, pairs: list[tuple[str, str]]
-) -> None:
+def test_nobody_is_trusted_without_a_name_and_who_vouches_for_it(original: Place, pairs: list[tuple[str, str]]) -> None:
     with pytest.raises(ConfigError, match="--certificate-identity NAME and --certificate-oidc-issuer URL"):
         trusted_identities(pairs, original.config)
 
@@ -267,6 +265,11 @@ def another_body(bundle: dict[str, Any]) -> None:
     entry_of(bundle)["canonicalizedBody"] = base64.b64encode(canonical({**body, "note": "x"})).decode()
 
 
+def without_time(bundle: dict[str, Any]) -> None:
+    entry_of(bundle).pop("inclusionPromise", None)
+    bundle["verificationMaterial"].pop("timestampVerificationData", None)
+
+
 EDITS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "no entry of a log": lambda b: b["verificationMaterial"].update(tlogEntries=[]),
     "no inclusion proof": lambda b: entry_of(b).pop("inclusionProof"),
@@ -274,9 +277,7 @@ EDITS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "no path to the root": lambda b: entry_of(b)["inclusionProof"].update(hashes=[]),
     "another root": another_root_hash,
     "another entry": another_body,
-    "no proof of the time": lambda b: (
-        entry_of(b).pop("inclusionPromise", None), b["verificationMaterial"].pop("timestampVerificationData", None)
-    ),
+    "no proof of the time": without_time,
     "another payload": with_payload(lambda payload: payload.replace(b'"PASSED"', b'"FAILED"')),
     "another subject": with_payload(lambda payload: payload.replace(b'"sha256":"', b'"sha256":"0', 1)),
     "another kind of payload": lambda b: b["dsseEnvelope"].update(payloadType="text/plain"),
@@ -310,17 +311,14 @@ def test_what_sigstore_signed_as_something_else_is_no_record(place: Place) -> No
 
 
 @pytest.mark.parametrize("part", ["certificateAuthorities", "ctlogs", "tlogs"])
-def test_a_root_of_trust_that_lacks_one_key_proves_nothing(
-    original: Place, tmp_path: Path, part: str
-) -> None:
+def test_a_root_of_trust_that_lacks_one_key_proves_nothing(original: Place, tmp_path: Path, part: str) -> None:
     ours = json.loads(original.config.read_bytes())
     theirs = json.loads(LoopbackSigstore().trust_config(tmp_path).read_bytes())
     ours["trustedRoot"][part] = theirs["trustedRoot"][part]
     (tmp_path / "mixed.json").write_text(json.dumps(ours), encoding="utf-8")
     with pytest.raises(RecordError, match=r"record\.json: ") as raised:
         verify(original.root, trusted_identities([NAMED], tmp_path / "mixed.json"))
-    if part == "certificateAuthorities":
-        assert "no authority in the root of trust" in str(raised.value)
+    assert "update-trust-root" in str(raised.value)
 
 
 def test_the_public_root_of_trust_is_there_without_a_network_and_knows_nothing_of_a_private_one(
@@ -330,7 +328,7 @@ def test_the_public_root_of_trust_is_there_without_a_network_and_knows_nothing_o
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-    with pytest.raises(RecordError, match="no authority in the root of trust .* update-trust-root"):
+    with pytest.raises(RecordError, match=r"record\.json: .* update-trust-root"):
         verify(original.root, trusted_identities([NAMED]))
 
 
@@ -343,7 +341,7 @@ def test_a_certificate_that_did_not_hold_when_it_signed_is_refused(
         running.log_ahead = timedelta(hours=hours)
         config = ClientTrustConfig.from_json(running.trust_config(tmp_path).read_text(encoding="utf-8"))
         write(promotions[0], Careless(config, running.token()), tmp_path / "bundle")
-    with pytest.raises(RecordError, match=r"record\.json: the certificate had expired .* or was not valid yet"):
+    with pytest.raises(RecordError, match=r"record\.json: the certificate had expired .* or did not hold yet"):
         verify(tmp_path / "bundle", trusted_identities([NAMED], tmp_path / "trust-config.json"))
 
 
@@ -435,10 +433,10 @@ def test_a_token_is_read_from_a_file_a_variable_or_the_ci_job(
             trusted.check(b"another message", raw, "")
         return sigstorebundle.claimed(raw)
 
-    with pytest.raises(ConfigError, match="no token says who signs.*id-token: write.*--browser"):
+    with pytest.raises(ConfigError, match=r"no token says who signs.*id-token: write.*--browser"):
         who()
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    with pytest.raises(ConfigError, match="the CI job's own token: GitHub: missing or insufficient.*id-token: write"):
+    with pytest.raises(ConfigError, match=r"the CI job's own token: GitHub: missing or insufficient.*id-token: write"):
         who()
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "of-the-job")
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{sigstore.url}/github?api-version=2")

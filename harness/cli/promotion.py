@@ -227,9 +227,7 @@ def _policy(path: Path) -> dict[str, str]:
     return load_gate(path).gate.section_digests()
 
 
-def _signer(
-    sign: SignWith, key: Path | None, token: Path | None, browser: bool, trust_config: Path | None
-) -> Signer:
+def _signer(sign: SignWith, key: Path | None, token: Path | None, browser: bool, trust_config: Path | None) -> Signer:
     """Who signs; options that mean nothing together are refused, since one of them was not meant."""
     if sign is SignWith.key:
         if token is not None or browser or trust_config is not None:
@@ -246,9 +244,7 @@ def _signer(
     return keyless_signer(token, browser=browser, trust_config=trust_config)
 
 
-def _trusted(
-    keys: list[Path] | None, identities: list[str], issuers: list[str], trust_config: Path | None
-) -> Trust:
+def _trusted(keys: list[Path] | None, identities: list[str], issuers: list[str], trust_config: Path | None) -> Trust:
     """Whom to believe: keys and identities that are named, or the user's own key where nobody is."""
     from harness.registry.keys import trusted_keys
 

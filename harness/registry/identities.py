@@ -1,11 +1,11 @@
-"""Sigstore, verifying: whether an identity that the caller names has signed, by a root of trust on this machine; offline
+"""Sigstore, verifying: whether an identity that the caller names has signed, by a root of trust on this machine
 
 A bundle holds a certificate that was good for minutes, in which an authority (Fulcio) names whom an identity provider
 has just vouched for, and the proof that a public log (Rekor) took the signature within those minutes. So it is held
 against a root of trust, which has the keys of the authority and of the logs, and against the identity and the issuer
 that the caller expects. There is no way to expect nobody: anybody can have a certificate.
 
-The library is sigstore-python, the extra `sigstore`; this module is imported without it.
+Nothing is asked of a network. The library is sigstore-python, the extra `sigstore`; this module is imported without it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _MAX_CONFIG = 4 * 2**20  # bytes; that of the public instance has 10 kB
 _WHEN = "%Y-%m-%d %H:%M:%S"
+_RENEW = ("Where the signature is newer than the root of trust on this machine, renew that with: python -m sigstore "
+          "plumbing update-trust-root; for a private instance give --trust-config FILE")  # fmt: skip
+_UNKNOWN_KEY = ("verified time", "keyring")  # in what the library says where the root of trust lacks a key
 _TOLD = 300  # characters of what a library or a server said
 
 
@@ -54,7 +57,7 @@ class Identities:
             RecordError: none of `expected` has signed it so; begins with `where`.
         """
         bundle = sigstorebundle.from_signature(signature, where)
-        self._prove(bundle, where, lambda b: self.verifier.verify_artifact(message, b, self._policy()))
+        self._prove(bundle, where, lambda b: self.verifier.verify_artifact(message, b, self._policy(where)))
 
     def unseal(self, raw: bytes, kind: str, where: str) -> tuple[bytes, Signatory]:
         """The payload of the envelope in a bundle, and which of `expected` has signed it.
@@ -62,7 +65,7 @@ class Identities:
         Raises:
             RecordError: none has, or it is an envelope of another kind; begins with `where`.
         """
-        (found, payload), who = self._prove(raw, where, lambda b: self.verifier.verify_dsse(b, self._policy()))
+        (found, payload), who = self._prove(raw, where, lambda b: self.verifier.verify_dsse(b, self._policy(where)))
         if found != kind:
             raise RecordError(f"{where}holds a {str(found)[:80]!r}, not a {kind!r}")
         return payload, who
@@ -73,13 +76,16 @@ class Identities:
         bundle = _read(raw, where)
         try:
             return prove(bundle), sigstorebundle.signatory(bundle.signing_certificate)
+        except RecordError:
+            raise
         except CertValidationError as error:
             raise RecordError(f"{where}{_why_not_held(bundle, raw)}") from error
         except Exception as error:  # the library has no one base for what a damaged bundle makes it raise
-            raise RecordError(f"{where}Sigstore does not vouch for it: {told(error)}") from error
+            way_out = f". {_RENEW}" if any(sign in str(error) for sign in _UNKNOWN_KEY) else ""
+            raise RecordError(f"{where}Sigstore does not vouch for it: {told(error)}{way_out}") from error
 
-    def _policy(self) -> _AnyOf:
-        return _AnyOf(self.expected)
+    def _policy(self, where: str) -> _AnyOf:
+        return _AnyOf(self.expected, where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +93,10 @@ class _AnyOf:
     """A policy of sigstore-python that takes any of some identities, each with its issuer, and says who it was else."""
 
     expected: tuple[Signatory, ...]
+    where: str
 
     def verify(self, certificate: Any) -> None:
-        """Raise the library's VerificationError unless the certificate names one of `expected`."""
+        """Raise RecordError unless the certificate names one of `expected`."""
         from sigstore.errors import VerificationError
         from sigstore.verify.policy import Identity
 
@@ -100,7 +107,8 @@ class _AnyOf:
                 continue
             return
         wanted = " or ".join(map(str, self.expected))
-        raise VerificationError(f"signed by {sigstorebundle.signatory(certificate)}, where {wanted} was expected")
+        signer = sigstorebundle.signatory(certificate)
+        raise RecordError(f"{self.where}signed by {signer}, where {wanted} was expected")
 
 
 def trusted_identities(expected: Sequence[tuple[str, str]], trust_config: Path | None = None) -> dict[str, Identities]:
@@ -191,15 +199,13 @@ def _why_not_held(bundle: Bundle, raw: bytes) -> str:
     """Why no chain of certificates could be built at the time of the signature, as far as that can be told."""
     certificate = bundle.signing_certificate
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    stamps = bundle.verification_material.timestamp_verification_data
-    times = [sigstorebundle.logged_at(raw), *(s.tst_info.gen_time for s in (stamps.rfc3161_timestamps if stamps else []))]
-    outside = [time for time in times if time is not None and not start <= time <= end]
+    data = bundle.verification_material.timestamp_verification_data
+    stamped = [] if data is None else [stamp.tst_info.gen_time for stamp in data.rfc3161_timestamps]
+    outside = [time for time in (sigstorebundle.logged_at(raw), *stamped) if time and not start <= time <= end]
     if outside:
-        return (f"the certificate had expired when this was signed, or was not valid yet: it holds from {start:{_WHEN}} "
+        return (f"the certificate had expired when this was signed, or did not hold yet: it holds from {start:{_WHEN}} "
                 f"to {end:{_WHEN}} UTC, and the signature is of {outside[0]:{_WHEN}}")  # fmt: skip
-    return ("no authority in the root of trust has made the certificate. Where the signature is newer than the root of "
-            "trust on this machine, renew that with: python -m sigstore plumbing update-trust-root; for a private "
-            "instance give --trust-config FILE")  # fmt: skip
+    return f"no authority in the root of trust has made the certificate. {_RENEW}"
 
 
 _SILENT = logging.NullHandler()

@@ -37,7 +37,7 @@ _WAYS_OUT = (
 
 
 class KeylessSigner:
-    """Signs as the identity of a token; see `harness.registry.signed.Signer`. Nothing is asked before the first signature.
+    """Signs as the identity of a token; see `harness.registry.signed.Signer`. The first signature is the first request.
 
     Each signature is proved here, by the same root of trust, before it is handed on: a log or an authority that
     answers with something else changes nothing.
@@ -149,7 +149,7 @@ def _logged_in(config: ClientTrustConfig) -> IdentityToken:
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What a call returns, or an error where it takes too long; it is left to itself then, and ends with the process."""
+    """What a call returns, or an error where it takes too long; it is left to itself then, and ends with us."""
     results: list[Any] = []
     errors: list[BaseException] = []
 

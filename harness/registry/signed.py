@@ -23,8 +23,10 @@ class Signer(Protocol):
         InfrastructureError: what it has to ask did not answer; nothing was signed.
     """
 
-    verified_with: str
-    """The options of `harness verify` that name it."""
+    @property
+    def verified_with(self) -> str:
+        """The options of `harness verify` that name it."""
+        ...
 
     @property
     def identity(self) -> str:

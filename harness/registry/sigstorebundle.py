@@ -5,9 +5,9 @@ certificate that names the signer, the signature, and the proof that a public lo
 library and nothing here is proof; `identities` proves.
 
 A bundle is read strictly, as an envelope is: there is one way to write it, with sorted keys and without spaces. Some of
-what it holds is signed by nobody (names beside signatures, and a second proof of the time, which nobody has to look at).
-So that no byte can be changed unnoticed all the same, its SHA-256 goes with it: in `promotion/SHA256SUMS`, or before it
-where it stands for the signature of a ledger's entry.
+what it holds is signed by nobody: names beside signatures, a second proof of the time where one suffices. So that no
+byte can be changed unnoticed all the same, its SHA-256 goes with it: in `promotion/SHA256SUMS`, or before it where it
+stands for the signature of a ledger's entry.
 """
 
 from __future__ import annotations

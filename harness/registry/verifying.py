@@ -1,8 +1,8 @@
 """Whether what stands in a folder is what was promoted: fails closed, offline, and names the file that is wrong
 
 Only a signature by a key that the caller trusts, or by an identity of Sigstore that the caller expects, makes anything
-true here; keys that lie beside a bundle are never looked at. A bundle in a registry is held against the registry's ledger too; a copy of it elsewhere has none, and the
-answer says so.
+true here; keys that lie beside a bundle are never looked at. A bundle in a registry is held against the registry's
+ledger too; a copy of it elsewhere has none, and the answer says so.
 """
 
 from __future__ import annotations
