@@ -19,7 +19,7 @@ import struct
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -31,7 +31,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.loopback_timestamps import TimestampAuthority
+from harness.registry.keyless import KeylessSigner, keyless_signer
+from tests.loopback_server import LoopbackServer
+from tests.loopback_timestamps import TimestampAuthority, certificate_for
 
 _SECRET = "between the identity provider and the authority, which here are one"  # noqa: S105 - of a test's server
 _SCTS = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
@@ -46,7 +48,7 @@ ADA = "ada@example.org"
 WORKFLOW = "https://github.com/team/model/.github/workflows/promote.yml@refs/heads/main"
 
 
-class LoopbackSigstore:
+class LoopbackSigstore(LoopbackServer):
     """See the module. `rekor` is the version of the log's API, `stamps` whether signatures get a timestamp."""
 
     def __init__(self, *, rekor: int = 1, stamps: bool = False) -> None:
@@ -57,22 +59,8 @@ class LoopbackSigstore:
         self.asked: list[str] = []
         self.authority, self.ct, self.log = Authority(), _key(), Log()
         self.tsa = TimestampAuthority()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> LoopbackSigstore:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *given: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_handler(self))
+        self._server.daemon_threads = True  # so that a silent answer is not waited for
 
     def token(self, lives: timedelta = timedelta(minutes=10), audience: str = "sigstore", **claims: str) -> str:
         """What the identity provider gives Ada, or whoever `claims` are about."""
@@ -93,8 +81,8 @@ class LoopbackSigstore:
     def _trust(self) -> dict[str, Any]:
         from_then = {"start": "2020-01-01T00:00:00Z"}
         service = {"majorApiVersion": 1, "validFor": from_then, "operator": "loopback"}
-        log = {"baseUrl": self.url, "hashAlgorithm": "SHA2_256"}
-        name = {"subject": {"organization": "loopback", "commonName": "loopback"}, "uri": self.url}
+        log = {"baseUrl": self.endpoint, "hashAlgorithm": "SHA2_256"}
+        name = {"subject": {"organization": "loopback", "commonName": "loopback"}, "uri": self.endpoint}
         authorities = [{**name, "certChain": _chain(self.authority.certificate), "validFor": from_then}]
         return {
             "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
@@ -109,11 +97,11 @@ class LoopbackSigstore:
             },
             "signingConfig": {
                 "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
-                "caUrls": [{"url": self.url, **service}],
-                "oidcUrls": [{"url": self.url, **service}],
-                "rekorTlogUrls": [{"url": self.url, **service, "majorApiVersion": self.rekor}],
+                "caUrls": [{"url": self.endpoint, **service}],
+                "oidcUrls": [{"url": self.endpoint, **service}],
+                "rekorTlogUrls": [{"url": self.endpoint, **service, "majorApiVersion": self.rekor}],
                 "rekorTlogConfig": {"selector": "ANY"},
-                "tsaUrls": [{"url": f"{self.url}/stamp", **service}] if self.stamps else [],
+                "tsaUrls": [{"url": f"{self.endpoint}/stamp", **service}] if self.stamps else [],
                 "tsaConfig": {"selector": "ANY"},
             },
         }
@@ -177,6 +165,13 @@ class LoopbackSigstore:
         return self.tsa.answer(request, datetime.now(UTC) + self.log_ahead)
 
 
+def signer(sigstore: LoopbackSigstore, folder: Path, token: str | None = None) -> KeylessSigner:
+    """Who signs by a token, Ada's by default, with the trust configuration in the folder."""
+    path = folder / "token"
+    path.write_text(token or sigstore.token(), encoding="utf-8")
+    return keyless_signer(path, trust_config=sigstore.trust_config(folder))
+
+
 class Authority:
     """A root that certifies by itself, as a Fulcio without an intermediate."""
 
@@ -184,7 +179,7 @@ class Authority:
         self.key = _key()
         name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "loopback")])
         self.certificate = (
-            _certificate(name, self.key.public_key(), name, timedelta(days=3650))
+            certificate_for(name, self.key.public_key(), name, timedelta(days=3650))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage("key_cert_sign", "crl_sign"), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
@@ -201,7 +196,7 @@ class Authority:
         )
         issuer = claims["iss"].encode()
         builder = (
-            _certificate(x509.Name([]), public, self.certificate.subject, timedelta(minutes=10))
+            certificate_for(x509.Name([]), public, self.certificate.subject, timedelta(minutes=10))
             .add_extension(_usage("digital_signature"), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
@@ -295,19 +290,6 @@ def _chain(*certificates: x509.Certificate) -> dict[str, Any]:
     return {"certificates": [{"rawBytes": _b64(c.public_bytes(Encoding.DER))} for c in certificates]}
 
 
-def _certificate(subject: x509.Name, public: Any, issuer: x509.Name, lives: timedelta) -> x509.CertificateBuilder:
-    now = datetime.now(UTC) - timedelta(seconds=1)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + lives)
-    )
-
-
 def _usage(*names: str) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: name in names for name in _USAGE})
 
@@ -336,7 +318,10 @@ def _handler(sigstore: LoopbackSigstore) -> type[BaseHTTPRequestHandler]:
             sigstore.asked.append(asked.path)
             query = {name: values[0] for name, values in parse_qs(asked.query).items()}
             if asked.path == "/.well-known/openid-configuration":
-                there = {"authorization_endpoint": f"{sigstore.url}/auth", "token_endpoint": f"{sigstore.url}/token"}
+                there = {
+                    "authorization_endpoint": f"{sigstore.endpoint}/auth",
+                    "token_endpoint": f"{sigstore.endpoint}/token",
+                }
                 self._answer(200, json.dumps(there).encode())
             elif asked.path == "/auth":  # the person says yes at once
                 back = f"{query['redirect_uri']}?{urlencode({'code': 'granted', 'state': query['state']})}"

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+_YEARS = timedelta(days=3650)
 _SHA256 = "2.16.840.1.101.3.4.2.1"
 _ECDSA_SHA256 = "1.2.840.10045.4.3.2"
 _SIGNED_DATA, _TST_INFO = "1.2.840.113549.1.7.2", "1.2.840.113549.1.9.16.1.4"
@@ -24,12 +25,12 @@ class TimestampAuthority:
         root, self._key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         above, below = _name("stamps root"), _name("stamps")
         self.root = (
-            _builder(above, above, root.public_key())
+            certificate_for(above, root.public_key(), above, _YEARS, since=timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .sign(root, hashes.SHA256())
         )
         self.certificate = (
-            _builder(below, above, self._key.public_key())
+            certificate_for(below, self._key.public_key(), above, _YEARS, since=timedelta(days=1))
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True)
             .sign(root, hashes.SHA256())
         )
@@ -68,16 +69,20 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+def certificate_for(
+    subject: x509.Name, public: ec.EllipticCurvePublicKey, issuer: x509.Name, lives: timedelta,
+    since: timedelta = timedelta(seconds=1),
+) -> x509.CertificateBuilder:  # fmt: skip
+    """What every certificate has; it has been valid `since`."""
+    start = datetime.now(UTC) - since
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=3650))
+        .not_valid_before(start)
+        .not_valid_after(start + lives)
     )
 
 

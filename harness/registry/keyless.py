@@ -2,7 +2,7 @@
 
 A token of the provider says who signs. For it Sigstore's authority (Fulcio) gives a certificate for a key that is made
 here, used for minutes and thrown away, and its log (Rekor) takes the signature down, where everybody can read who
-signed something of which hash, and when. The statement itself is not published.
+signed something of which hash, and when. The statement is not published, though a log of version 1 is sent it.
 
 The token is the CI job's own where there is one (GitHub Actions with `id-token: write`, GitLab, Buildkite, CircleCI,
 Google Cloud), or is read from a file or from SIGSTORE_ID_TOKEN. A browser is opened for whoever asks for one only.
@@ -65,13 +65,13 @@ class KeylessSigner:
         return self._asked(lambda signer: signer.sign_dsse(Statement(payload)), lambda v: v.verify_dsse)
 
     def _asked(self, sign: Callable[[Signer], Bundle], proving: Callable[[Any], Any], *message: bytes) -> bytes:
-        from sigstore.verify.policy import Identity
+        from sigstore.verify.policy import UnsafeNoOp
 
         try:
             bundle: Bundle = _within(_PATIENCE, lambda: sign(self._certified()))
-            who = sigstorebundle.signatory(bundle.signing_certificate)
-            policy = Identity(identity=who.identity, issuer=who.issuer)
-            proving(verifier_of(self._config.trusted_root))(*message, bundle, policy)
+            # How the authority names whom a token is about is its own affair: whoever verifies says whom to expect.
+            proving(verifier_of(self._config.trusted_root))(*message, bundle, UnsafeNoOp())
+            sigstorebundle.signatory(bundle.signing_certificate)
         except HarnessError:
             raise
         except Exception as error:  # errors of HTTP, of the authority and of the log share no base
