@@ -83,8 +83,8 @@ def test_people_read_who_signed(
     sigstore: LoopbackSigstore, runs: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "240")
-    call(capsys, "promote", runs[0], *BY_SIGSTORE, "--identity-token", "token")
     for arguments, said in (
+        (["promote", str(runs[0]), *BY_SIGSTORE, "--identity-token", "token"], f"signed by {ADA}\n"),
         (["verify", "registry", *ADA_SIGNED], f"PROMOTE, signed by {ADA} ({ISSUER})"),
         (["registry", "log"], ADA),
     ):

@@ -75,6 +75,20 @@ def test_a_service_that_is_not_there_or_does_not_answer_changes_nothing(
     refused(promotions[0], ada, tmp_path, "Sigstore did not sign")
 
 
+def test_the_public_root_of_trust_is_renewed_before_anybody_signs_by_it(
+    sigstore: LoopbackSigstore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*given: object, **options: object) -> None:
+        raise OSError("no network here")
+
+    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("socket.getaddrinfo", unreachable)
+    (tmp_path / "token").write_text(sigstore.token(), encoding="utf-8")
+    with pytest.raises(InfrastructureError, match=r"the root of trust of sigstore\.dev: Failed to refresh"):
+        keyless_signer(tmp_path / "token")
+
+
 def test_a_signature_that_its_own_root_of_trust_does_not_prove_is_not_taken(
     sigstore: LoopbackSigstore, promotions: list[Promotion], tmp_path: Path
 ) -> None:

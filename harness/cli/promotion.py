@@ -291,6 +291,8 @@ def _tell(outcome: Outcome, as_json: bool) -> int:
         print_json({"changed": outcome.changed, "place": outcome.place, "entry": entry.as_json()})
     elif outcome.changed:
         typer.echo(f"{entry.alias} is now {entry.promotion[:12]} of {entry.run}: {outcome.place}")
+        if entry.signer != entry.keyid:  # whoever verifies has to expect exactly this
+            typer.echo(f"signed by {entry.signer}")
     else:
         typer.echo(f"{entry.alias} was {entry.promotion[:12]} of {entry.run} already; nothing was changed")
     return 0
