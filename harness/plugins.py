@@ -31,6 +31,7 @@ _EXTRA_OF = {
     "zstandard": "traces", "starlette": "traces", "uvicorn": "traces", "duckdb": "traces", "fsspec": "traces",
     "grpc": "traces-grpc", "presidio_analyzer": "presidio", "aiohttp": "judge", "fi": "future-agi",
     "mlflow": "mlflow", "huggingface_hub": "hub", "wandb": "wandb",
+    "sigstore": "sigstore",
 }  # fmt: skip
 
 

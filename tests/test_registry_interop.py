@@ -1,4 +1,4 @@
-"""Other people's tools read what a promotion signs: OpenSSF model-signing, in-toto's own types, securesystemslib."""
+"""Other people's tools read what a promotion signs: model-signing, in-toto's own types, securesystemslib, sigstore."""
 
 from __future__ import annotations
 
@@ -44,6 +44,43 @@ def test_model_signing_verifies_the_files_with_its_own_tool(promoted: Path) -> N
     weights.write_bytes(content[::-1])
     assert subprocess.run(command).returncode != 0
     weights.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def keyless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `champion`, a bundle that Sigstore signed, and `trust-config.json`."""
+    pytest.importorskip("sigstore", reason="needs the extra sigstore")
+    from tests.loopback_sigstore import LoopbackSigstore, signer
+
+    folder = tmp_path_factory.mktemp("keyless")
+    with LoopbackSigstore(stamps=True) as sigstore:
+        ada = signer(sigstore, folder)
+        LocalRegistry(folder / "registry").promote(prepare(gated(folder / "project")), "champion", ada)
+    (folder / "champion").symlink_to((folder / "registry" / "aliases" / "champion").resolve())
+    return folder
+
+
+@pytest.mark.parametrize("identity", ["ada@example.org", "eve@example.org"])
+def test_sigstore_verifies_a_file_of_the_adapter_by_the_record_with_its_own_tool(keyless: Path, identity: str) -> None:
+    bundle = (keyless / "champion").resolve()
+    command = [
+        sys.executable, "-m", "sigstore", "--trust-config", str(keyless / "trust-config.json"), "verify", "identity",
+        "--offline", "--bundle", str(bundle / "promotion" / "record.json"), "--cert-identity", identity,
+        "--cert-oidc-issuer", "https://accounts.example.org", str(bundle / "adapter_model.safetensors"),
+    ]  # fmt: skip
+    assert (subprocess.run(command).returncode == 0) is identity.startswith("ada")
+
+
+@pytest.mark.parametrize("identity", ["ada@example.org", "eve@example.org"])
+def test_model_signing_verifies_the_files_that_sigstore_signed(keyless: Path, identity: str) -> None:
+    pytest.importorskip("model_signing", reason="needs OpenSSF's model-signing")
+    bundle = (keyless / "champion").resolve()
+    command = [
+        sys.executable, "-m", "model_signing", "verify", "sigstore", str(bundle), "--signature",
+        str(bundle / "promotion" / "model.sig"), "--identity", identity, "--identity_provider",
+        "https://accounts.example.org", "--trust_config", str(keyless / "trust-config.json"),
+    ]  # fmt: skip
+    assert (subprocess.run(command).returncode == 0) is identity.startswith("ada")
 
 
 def test_in_toto_accepts_the_statement_and_reads_the_test_result(promoted: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,8 @@ from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.registry import Outcome
+    from harness.registry.signed import Signer, Trust
+    from harness.registry.verifying import Verified
 
 registry = typer.Typer(help="What was promoted, when, and by whom.", no_args_is_help=True)
 key = typer.Typer(help="The key that promotions are signed with.", no_args_is_help=True)
@@ -30,11 +33,33 @@ TrustOption = Annotated[
 ]
 
 
+TokenOption = Annotated[
+    Path | None,
+    typer.Option("--identity-token", help="With --sign sigstore: a file with the token; else the CI job's own."),
+]
+BrowserOption = Annotated[bool, typer.Option("--browser", help="With --sign sigstore: log in with a browser.")]
+TrustConfigOption = Annotated[
+    Path | None, typer.Option("--trust-config", help="ClientTrustConfig of a private Sigstore; else sigstore.dev.")
+]
+
+
 class KindOption(StrEnum):
     """Which kind of key."""
 
     ed25519 = "ed25519"
     p256 = "p256"
+
+
+class SignWith(StrEnum):
+    """What signs."""
+
+    key = "key"
+    sigstore = "sigstore"
+
+
+SignOption = Annotated[
+    SignWith, typer.Option("--sign", help="Your key, or sigstore: no key, but whom an identity provider names.")
+]
 
 
 def promote(
@@ -45,39 +70,46 @@ def promote(
     override: Annotated[str | None, typer.Option(help="Your name: promote although the gate did not.")] = None,
     reason: Annotated[str | None, typer.Option(help="Why; it stands in the record.")] = None,
     key: KeyOption = None,
+    sign: SignOption = SignWith.key,
+    token: TokenOption = None,
+    browser: BrowserOption = False,
+    trust_config: TrustConfigOption = None,
     as_json: Json = False,
 ) -> int:
     """Decide a run again from its evidence and, if it is a PROMOTE, sign it and let an alias stand for its adapter.
 
-    Exit code: 0 promoted, or promoted already; 2 usage, or no key; 3 refused; 4 the registry failed. After 2, 3 and 4
-    the registry is as it was.
+    Exit code: 0 promoted, or promoted already; 2 usage, or no key or token; 3 refused; 4 the registry or Sigstore
+    failed. After 2, 3 and 4 the registry is as it was.
     """
     from harness.registry import Override, open_registry
-    from harness.registry.keys import read_signing_key
     from harness.registry.promoting import prepare
 
     if override is None and reason is not None:
         raise ConfigError("--reason is the reason of an override: say who overrides with --override NAME")
     given = None if override is None else Override(override, reason or "")
     promotion = prepare(run, adapter=adapter, override=given)
-    outcome = open_registry(registry).promote(promotion, alias, read_signing_key(key))
-    return _tell(outcome, as_json)
+    signer = _signer(sign, key, token, browser, trust_config)
+    return _tell(open_registry(registry).promote(promotion, alias, signer), as_json)
 
 
 def rollback(
     registry: RegistryOption = "registry",
     alias: AliasOption = "champion",
     key: KeyOption = None,
+    sign: SignOption = SignWith.key,
+    token: TokenOption = None,
+    browser: BrowserOption = False,
+    trust_config: TrustConfigOption = None,
     as_json: Json = False,
 ) -> int:
     """Let an alias stand again for what it stood for before.
 
-    Exit code: 0 done; 2 usage, or no key; 3 there is nothing to go back to; 4 the registry failed.
+    Exit code: 0 done; 2 usage, or no key or token; 3 there is nothing to go back to; 4 the registry or Sigstore failed.
     """
     from harness.registry import open_registry
-    from harness.registry.keys import read_signing_key
 
-    return _tell(open_registry(registry).rollback(alias, read_signing_key(key)), as_json)
+    signer = _signer(sign, key, token, browser, trust_config)
+    return _tell(open_registry(registry).rollback(alias, signer), as_json)
 
 
 @registry.command("init")
@@ -112,7 +144,7 @@ def registry_log(registry: RegistryOption = "registry", as_json: Json = False) -
     columns = ("#", "when", "what", "alias", "promotion", "run", "verdict", "signed by")
     rows = [
         (e.number, e.at, e.action, e.alias, e.promotion[:12], e.run,
-         e.verdict + (f", overridden by {e.by}: {e.reason}" if e.by else ""), e.keyid[:12])
+         e.verdict + (f", overridden by {e.by}: {e.reason}" if e.by else ""), _short(e.signer))
         for e in entries
     ]  # fmt: skip
     print_table(registry, columns, rows)
@@ -127,6 +159,15 @@ def verify(
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="A gate.yaml that must have been what was demanded.")] = None,
     key: TrustOption = None,
+    identity: Annotated[
+        list[str] | None,
+        typer.Option("--certificate-identity", help="Who may have signed by Sigstore: an e-mail address or a URI."),
+    ] = None,
+    issuer: Annotated[
+        list[str] | None,
+        typer.Option("--certificate-oidc-issuer", help="URL of who vouches for that identity: one, or one for each."),
+    ] = None,
+    trust_config: TrustConfigOption = None,
     run: Annotated[Path | None, typer.Option(help="The run directory, to be held against the record too.")] = None,
     accept_override: Annotated[bool, typer.Option("--accept-override", help="Take what was promoted all the same.")] = (
         False
@@ -142,6 +183,7 @@ def verify(
 
     With --served URL --model NAME --run RUN: put the run's own samples to a server, as the gate.yaml at --policy says,
     and compare the answers with the evaluated ones.
+    With --certificate-identity and --certificate-oidc-issuer only who signed by Sigstore counts, beside each --key.
     Exit code: 0 verified; 1 another form is served; 2 usage, or no key; 3 refused or undecided; 4 the server failed.
     """
     if served is not None:
@@ -152,24 +194,11 @@ def verify(
         return _parity(policy or Path("gate.yaml"), run, (served, model, api_key_env), samples, tolerance, as_json)
     if path is None:
         raise ConfigError("say what to verify: a promoted adapter, an alias of a registry, or a registry")
-    from harness.registry.keys import trusted_keys
     from harness.registry.verifying import Demands, verify
 
     gate = None if policy is None else _policy(policy)
-    verified = verify(path, trusted_keys(key), Demands(gate, accept_override, run))
-    if as_json:
-        print_json(verified.as_json())
-        return 0
-    typer.echo(f"{verified.path} is what was promoted: {verified.verdict.upper()}, signed by {verified.keyid[:16]}")
-    if verified.override is not None:
-        from harness.report._text import stripped
-
-        typer.echo(stripped(f"overridden by {verified.override['by']}: {verified.override['reason']}"))
-    if verified.entries is None:
-        typer.echo("it lies in no registry, so no ledger was asked whether it still stands for anything")
-    else:
-        stands = " and ".join(verified.aliases) or "nothing now"
-        typer.echo(f"the ledger of {verified.entries} entries knows it; it stands for {stands}")
+    trusted = _trusted(key, identity or [], issuer or [], trust_config)
+    _tell_verified(verify(path, trusted, Demands(gate, accept_override, run)), as_json)
     return 0
 
 
@@ -198,12 +227,72 @@ def _policy(path: Path) -> dict[str, str]:
     return load_gate(path).gate.section_digests()
 
 
+def _signer(sign: SignWith, key: Path | None, token: Path | None, browser: bool, trust_config: Path | None) -> Signer:
+    """Who signs; options that mean nothing together are refused, since one of them was not meant."""
+    if sign is SignWith.key:
+        if token is not None or browser or trust_config is not None:
+            raise ConfigError("--identity-token, --browser and --trust-config go with --sign sigstore")
+        from harness.registry.keys import read_signing_key
+
+        return read_signing_key(key)
+    if key is not None and str(key) != os.environ.get("HARNESS_KEY"):
+        raise ConfigError("--sign sigstore signs without a key: leave --key out")
+    if token is not None and browser:
+        raise ConfigError("--identity-token and --browser both say who signs: leave one out")
+    from harness.registry.keyless import keyless_signer
+
+    return keyless_signer(token, browser=browser, trust_config=trust_config)
+
+
+def _trusted(keys: list[Path] | None, identities: list[str], issuers: list[str], trust_config: Path | None) -> Trust:
+    """Whom to believe: keys and identities that are named, or the user's own key where nobody is."""
+    from harness.registry.keys import trusted_keys
+
+    if not identities and not issuers:
+        if trust_config is not None:
+            raise ConfigError("--trust-config goes with --certificate-identity and --certificate-oidc-issuer")
+        return trusted_keys(keys)
+    from harness.registry.identities import trusted_identities
+
+    if len(issuers) == 1:
+        issuers = issuers * len(identities)
+    if not identities or len(issuers) != len(identities):
+        raise ConfigError("give --certificate-identity NAME and --certificate-oidc-issuer URL together: one issuer for "
+                          "all identities, or as many as identities, in their order")  # fmt: skip
+    pairs = list(zip(identities, issuers, strict=True))
+    return {**(trusted_keys(keys) if keys else {}), **trusted_identities(pairs, trust_config)}
+
+
+def _tell_verified(verified: Verified, as_json: bool) -> None:
+    if as_json:
+        print_json(verified.as_json())
+        return
+    signer = verified.keyid[:16] if verified.issuer is None else f"{verified.keyid} ({verified.issuer})"
+    typer.echo(f"{verified.path} is what was promoted: {verified.verdict.upper()}, signed by {signer}")
+    if verified.override is not None:
+        from harness.report._text import stripped
+
+        typer.echo(stripped(f"overridden by {verified.override['by']}: {verified.override['reason']}"))
+    if verified.entries is None:
+        typer.echo("it lies in no registry, so no ledger was asked whether it still stands for anything")
+    else:
+        stands = " and ".join(verified.aliases) or "nothing now"
+        typer.echo(f"the ledger of {verified.entries} entries knows it; it stands for {stands}")
+
+
+def _short(signer: str) -> str:
+    """The beginning of a key's name, or the whole of an identity."""
+    return signer[:12] if len(signer) == 64 and signer.isalnum() else signer
+
+
 def _tell(outcome: Outcome, as_json: bool) -> int:
     entry = outcome.entry
     if as_json:
         print_json({"changed": outcome.changed, "place": outcome.place, "entry": entry.as_json()})
     elif outcome.changed:
         typer.echo(f"{entry.alias} is now {entry.promotion[:12]} of {entry.run}: {outcome.place}")
+        if entry.signer != entry.keyid:  # whoever verifies has to expect exactly this
+            typer.echo(f"signed by {entry.signer}")
     else:
         typer.echo(f"{entry.alias} was {entry.promotion[:12]} of {entry.run} already; nothing was changed")
     return 0

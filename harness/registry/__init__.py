@@ -3,6 +3,8 @@
     promoting     a finished run → decided again, held against what it recorded → a `Promotion`
     statement     what is signed: an in-toto Statement with the test-result predicate
     dsse, keys    how it is signed: a DSSE envelope, Ed25519 keys; `modelsigning` for OpenSSF's tool besides
+    keyless       how it is signed without a key, by Sigstore; `identities` proves that, `sigstorebundle` is its file
+    signed        a signature of either kind, and whom a caller trusts
     bundle        what is handed on: the adapter's files, and `promotion/` beside them; `card` for a hub's page
     chain, ledger who moved which alias when: appended only, each entry signed and chained to the one before
     verifying     whether a bundle is what was signed, and whether that is what is wanted
@@ -23,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
-    from harness.registry.keys import SigningKey
     from harness.registry.ledger import Entry
+    from harness.registry.signed import Signer
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 _MOST = 2000  # characters of an override
@@ -86,11 +88,11 @@ class Registry(Protocol):
         RecordError: its ledger is damaged.
     """
 
-    def promote(self, promotion: Promotion, alias: str, key: SigningKey) -> Outcome:
+    def promote(self, promotion: Promotion, alias: str, key: Signer) -> Outcome:
         """Store a promotion and let `alias` stand for it; where it does already, nothing changes."""
         ...
 
-    def rollback(self, alias: str, key: SigningKey) -> Outcome:
+    def rollback(self, alias: str, key: Signer) -> Outcome:
         """Let `alias` stand again for what it stood for before; raises PromotionError where that is nothing."""
         ...
 

@@ -1,7 +1,8 @@
 """A bundle: the files of a promoted adapter, and beside them `promotion/` with the record and what it vouches for
 
     adapter_config.json, adapter_model.safetensors, …   as they were evaluated; any loader reads the folder as it is
-    promotion/record.json                               the signed statement
+    promotion/record.json                               the signed statement: an envelope, or a Sigstore bundle
+    promotion/model.sig, SHA256SUMS                     see `modelsigning` and `sigstorebundle`, where there are any
     promotion/verdict.json, evidence.parquet, LOCK.yaml what the verdict says, its paired scores, the frozen sets
 
 The journal (prompts and outputs in the clear) and the labels (who said what) stay in the run directory; the record
@@ -18,17 +19,17 @@ from pathlib import Path
 
 from harness.errors import PromotionError
 from harness.registry import Promotion
-from harness.registry.dsse import IN_TOTO, seal
-from harness.registry.keys import SigningKey
+from harness.registry.signed import Signer
+from harness.registry.sigstorebundle import is_bundle, sums
 
 FOLDER, RECORD = "promotion", "record.json"
-MODEL_SIGNATURE = "model.sig"
+MODEL_SIGNATURE, SUMS = "model.sig", "SHA256SUMS"
 _READ_ONLY = 0o444
 _NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
 _BLOCK = 2**20
 
 
-def write(promotion: Promotion, key: SigningKey, folder: Path, objects: Path | None = None) -> None:
+def write(promotion: Promotion, key: Signer, folder: Path, objects: Path | None = None) -> None:
     """Write the bundle into a new folder, durably and read-only.
 
     With `objects`, a folder of the same file system, a file of the adapter is kept there by its SHA-256 and linked, so
@@ -36,19 +37,24 @@ def write(promotion: Promotion, key: SigningKey, folder: Path, objects: Path | N
 
     Raises:
         PromotionError: a file of the adapter changed while it was copied.
+        UsageError, InfrastructureError: the signer cannot sign, see `Signer`.
         OSError: the folder cannot be written; what is half written may be thrown away.
     """
     from harness.registry import modelsigning
 
     beside = folder / FOLDER
     beside.mkdir(parents=True)
+    # Signed first, for copying a large model can take longer than a certificate of Sigstore lives.
+    proofs = {RECORD: key.seal(promotion.payload)}
+    files = {name: digest for name, (_, digest) in promotion.files.items()}
+    signature = modelsigning.signature(promotion.identity, files, key)
+    if signature is not None:
+        proofs[MODEL_SIGNATURE] = signature
+    if is_bundle(proofs[RECORD]):
+        proofs[SUMS] = sums(proofs)
     for name, (source, digest) in promotion.files.items():
         _place(source, digest, folder / name, objects)
-    papers = {**promotion.papers, RECORD: seal(IN_TOTO, promotion.payload, key)}
-    if modelsigning.can_sign(key):
-        files = {name: digest for name, (_, digest) in promotion.files.items()}
-        papers[MODEL_SIGNATURE] = modelsigning.signature(promotion.identity, files, key)
-    for name, content in papers.items():
+    for name, content in {**promotion.papers, **proofs}.items():
         _write(beside / name, content)
     for made in (beside, folder):
         sync_folder(made)

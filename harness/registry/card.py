@@ -19,11 +19,11 @@ _BODY = """
 
 This {artifact} was promoted by Harness {version}: verdict **{verdict}**, promotion `{identity}`.
 {override}
-Before you serve it, verify it with the public key of whoever promoted it; nothing that lies here is trusted by itself:
+Before you serve it, verify it, by what you know of whoever promoted it; nothing that lies here is trusted by itself:
 
 ```console
 $ hf download REPOSITORY --revision {alias} --local-dir adapter
-$ harness verify adapter --key signing.pub
+$ harness verify adapter {verified_with}
 ```
 """
 _OVERRIDDEN = (
@@ -31,8 +31,8 @@ _OVERRIDDEN = (
 )
 
 
-def render(promotion: Promotion, name: str, alias: str) -> str:
-    """README.md of the branch `alias` of a repository `name`."""
+def render(promotion: Promotion, name: str, alias: str, verified_with: str) -> str:
+    """README.md of the branch `alias` of a repository `name`; `verified_with` are the options that verify it."""
     claim = promotion.claim
     verdict = json.loads(promotion.papers[VERDICT])
     front = {
@@ -47,6 +47,7 @@ def render(promotion: Promotion, name: str, alias: str) -> str:
         identity=promotion.identity,
         override=_OVERRIDDEN if claim["override"] else "",
         alias=alias,
+        verified_with=verified_with,
     )
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{body}"
 

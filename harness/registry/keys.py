@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from harness.errors import ConfigError, StorageError, UsageError
+from harness.errors import ConfigError, RecordError, StorageError, UsageError
+from harness.registry import dsse
 
 Kind = Literal["ed25519", "p256"]
 _PUBLIC = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
@@ -38,6 +39,11 @@ class PublicKey:
             return False
         return True
 
+    def check(self, message: bytes, signature: bytes, where: str) -> None:
+        """Raise RecordError, beginning with `where`, unless the private half signed exactly this message."""
+        if not self.verifies(message, signature):
+            raise RecordError(f"{where}the signature is wrong: it was changed after {self.identity[:16]} signed it")
+
     def pem(self) -> bytes:
         """The file of a public key."""
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -49,6 +55,8 @@ class PublicKey:
 @dataclass(frozen=True, slots=True)
 class SigningKey:
     """A key that signs. It is never printed: `raw` shows nothing of itself."""
+
+    verified_with: ClassVar[str] = "--key signing.pub"
 
     raw: Any
     public: PublicKey
@@ -62,6 +70,10 @@ class SigningKey:
         """The signature of a message."""
         signature: bytes = self.raw.sign(message, *_scheme(self.raw))
         return signature
+
+    def seal(self, payload: bytes) -> bytes:
+        """The file of an in-toto statement in a DSSE envelope with one signature."""
+        return dsse.seal(dsse.IN_TOTO, payload, self)
 
 
 def default_path() -> Path:

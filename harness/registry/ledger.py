@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import InfrastructureError, PromotionError, RecordError, at
-from harness.registry import chain
+from harness.registry import chain, sigstorebundle
 from harness.registry.dsse import canonical, pae
+from harness.registry.signed import check_signature
 
 if TYPE_CHECKING:
     from harness.registry import Promotion
-    from harness.registry.keys import PublicKey, SigningKey
+    from harness.registry.signed import Signer, Trust
 
 FILE = "ledger.jsonl"
 KIND = "application/vnd.promotion-harness.ledger-entry+json"
@@ -34,7 +35,8 @@ _SKEW = timedelta(seconds=60)  # by which the clocks of two machines may differ
 class Entry:
     """One move of an alias. `at` is UTC, ISO 8601; `adapter` one SHA-256 for the adapter's files.
 
-    `by` and `reason` are those of an override, else empty.
+    `by` and `reason` are those of an override, else empty. `keyid` names the key that signed; it is `sigstore` where
+    none did, and `signature` a Sigstore bundle. Signatures are in base64.
     """
 
     number: int
@@ -54,6 +56,16 @@ class Entry:
     def as_json(self) -> dict[str, Any]:
         """What the line holds."""
         return asdict(self)
+
+    @property
+    def signer(self) -> str:
+        """The key's name, or the identity that the signature's certificate names: unproved, for a listing."""
+        if self.keyid != sigstorebundle.KEYID:
+            return self.keyid
+        try:
+            return sigstorebundle.claimed(base64.b64decode(self.signature))
+        except ValueError:
+            return self.keyid
 
     @property
     def signed(self) -> bytes:
@@ -76,8 +88,8 @@ def read(path: Path, *, strict: bool = False) -> list[Entry]:
     return [_entry(at(path, number), row) for number, row in enumerate(rows, start=1)]
 
 
-def check(path: Path, trusted: Mapping[str, PublicKey]) -> list[Entry]:
-    """Every entry of a ledger whose chain is whole and whose last entry a trusted key has signed.
+def check(path: Path, trusted: Trust) -> list[Entry]:
+    """Every entry of a ledger whose chain is whole and whose last entry somebody trusted has signed.
 
     Raises:
         RecordError: it is not; or there is no ledger, or an empty one.
@@ -86,11 +98,7 @@ def check(path: Path, trusted: Mapping[str, PublicKey]) -> list[Entry]:
     if not entries:
         raise RecordError(f"{at(path)}there is no entry: the ledger was lost or cut off")
     last, where = entries[-1], at(path, len(entries))
-    key = trusted.get(last.keyid)
-    if key is None:
-        raise RecordError(f"{where}signed by {last.keyid[:16]}, which is no key that you trust; see --key FILE")
-    if not key.verifies(last.signed, _signature(where, last)):
-        raise RecordError(f"{where}the signature is wrong: the entry was changed")
+    check_signature(last.signed, _signature(where, last), last.keyid, trusted, where)
     for number, (before, entry) in enumerate(pairwise(entries), start=2):
         if entry.at < before.at:
             raise RecordError(f"{at(path, number)}is older than the entry before it")
@@ -114,7 +122,7 @@ def standing(entries: Sequence[Entry]) -> dict[str, str]:
     return {alias: stack[-1].promotion for alias, stack in histories(entries).items() if stack}
 
 
-def promoted(entries: Sequence[Entry], promotion: Promotion, alias: str, key: SigningKey, now: datetime) -> Entry:
+def promoted(entries: Sequence[Entry], promotion: Promotion, alias: str, key: Signer, now: datetime) -> Entry:
     """The entry that says that `alias` now stands for `promotion`.
 
     Raises:
@@ -128,7 +136,7 @@ def promoted(entries: Sequence[Entry], promotion: Promotion, alias: str, key: Si
     )
 
 
-def rolled_back(entries: Sequence[Entry], alias: str, key: SigningKey, now: datetime) -> Entry:
+def rolled_back(entries: Sequence[Entry], alias: str, key: Signer, now: datetime) -> Entry:
     """The entry that says that `alias` stands again for what it stood for before.
 
     Raises:
@@ -150,7 +158,7 @@ def append(path: Path, entry: Entry) -> None:
     chain.append(path, entry.as_json())
 
 
-def _signed(entries: Sequence[Entry], said: Mapping[str, Any], key: SigningKey, now: datetime) -> Entry:
+def _signed(entries: Sequence[Entry], said: Mapping[str, Any], key: Signer, now: datetime) -> Entry:
     previous = chain.digest(entries[-1].as_json()) if entries else chain.GENESIS
     moment = _moment(entries, now)
     place = {"number": len(entries) + 1, "previous": previous, "at": moment, "keyid": key.identity}

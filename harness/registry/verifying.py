@@ -1,8 +1,8 @@
 """Whether what stands in a folder is what was promoted: fails closed, offline, and names the file that is wrong
 
-Only a signature by a key that the caller trusts makes anything true here; keys that lie beside a bundle are never
-looked at. A bundle in a registry is held against the registry's ledger too; a copy of it elsewhere has none, and the
-answer says so.
+Only a signature by a key that the caller trusts, or by an identity of Sigstore that the caller expects, makes anything
+true here; keys that lie beside a bundle are never looked at. A bundle in a registry is held against the registry's
+ledger too; a copy of it elsewhere has none, and the answer says so.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 
 from harness.errors import RecordError, at
 from harness.registry import CHAMPION, ledger, modelsigning
-from harness.registry.bundle import FOLDER, MODEL_SIGNATURE, RECORD
-from harness.registry.dsse import IN_TOTO, MAX_BYTES, payload_of, unseal
-from harness.registry.keys import PublicKey
+from harness.registry.bundle import FOLDER, MODEL_SIGNATURE, RECORD, SUMS
+from harness.registry.dsse import MAX_BYTES
+from harness.registry.signed import Trust, payload_of, unseal
+from harness.registry.sigstorebundle import is_bundle, sums
 from harness.registry.statement import PAPERS, VERDICT, parse_statement, sha256
 
 _PROMOTIONS, _ALIASES = "promotions", "aliases"
@@ -41,11 +42,15 @@ class Demands:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A bundle that is what was signed. `entries` counts the ledger's, None where the bundle lies in no registry."""
+    """A bundle that is what was signed. `entries` counts the ledger's, None where the bundle lies in no registry.
+
+    `keyid` names the key that signed the record or, where `issuer` is given, the identity that this issuer vouched for.
+    """
 
     path: Path
     identity: str
     keyid: str
+    issuer: str | None
     verdict: str
     override: Mapping[str, str] | None
     files: int
@@ -54,16 +59,18 @@ class Verified:
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""
-        said = {name: getattr(self, name) for name in ("identity", "keyid", "verdict", "override", "files", "entries")}
+        names = ("identity", "keyid", "issuer", "verdict", "override", "files", "entries")
+        said = {name: getattr(self, name) for name in names}
         return {"verified": True, "path": str(self.path), **said, "aliases": list(self.aliases)}
 
 
-def verify(path: Path, trusted: Mapping[str, PublicKey], demands: Demands = Demands()) -> Verified:
-    """Hold a bundle against its record, and the record against keys and demands.
+def verify(path: Path, trusted: Trust, demands: Demands = Demands()) -> Verified:
+    """Hold a bundle against its record, and the record against whom the caller trusts, and against demands.
 
     Args:
         path: a bundle; an alias of a local registry; or such a registry, for its champion.
-        trusted: keys by name, see `harness.registry.keys.trusted_keys`.
+        trusted: keys by name, see `harness.registry.keys.trusted_keys`, and identities, see
+            `harness.registry.identities.trusted_identities`.
         demands: what else has to hold.
 
     Raises:
@@ -71,11 +78,17 @@ def verify(path: Path, trusted: Mapping[str, PublicKey], demands: Demands = Dema
     """
     folder, alias = _bundle(path)
     where = at(folder / FOLDER / RECORD)
-    payload, keyid = unseal(_read(folder / FOLDER / RECORD), IN_TOTO, trusted, where)
+    record = _read(folder / FOLDER / RECORD)
+    payload, keyid, issuer = unseal(record, trusted, where)
     subjects, claim = parse_statement(_json(payload, where), where)
-    _check_files(folder, {name: subjects[name] for name in claim["files"]}, trusted)
-    _check_papers(folder / FOLDER, claim)
     identity = sha256(payload)
+    files = {name: subjects[name] for name in claim["files"]}
+    _check_files(folder, files)
+    _check_proofs(folder / FOLDER, record)
+    signature = folder / FOLDER / MODEL_SIGNATURE
+    if signature.exists():
+        modelsigning.check(_read(signature), identity, files, trusted, at(signature))
+    _check_papers(folder / FOLDER, claim)
     entries = _check_ledger(folder, identity, trusted)
     standing = () if entries is None else tuple(a for a, i in sorted(ledger.standing(entries).items()) if i == identity)
     if alias and alias not in standing:
@@ -86,6 +99,7 @@ def verify(path: Path, trusted: Mapping[str, PublicKey], demands: Demands = Dema
         path=folder,
         identity=identity,
         keyid=keyid,
+        issuer=issuer,
         verdict=claim["verdict"],
         override=claim["override"],
         files=len(claim["files"]) + len(PAPERS) + 1,
@@ -110,16 +124,23 @@ def _bundle(path: Path) -> tuple[Path, str]:
 # ---------------------------------------------------------------- files
 
 
-def _check_files(folder: Path, expected: Mapping[str, str], trusted: Mapping[str, PublicKey]) -> None:
+def _check_files(folder: Path, expected: Mapping[str, str]) -> None:
     """The adapter's files are those of the record, and nothing that a loader could read lies beside them."""
     for name, digest in expected.items():
         _check_digest(folder / name, digest)
-    known = {*expected, FOLDER}
-    _refuse_more(folder, known | _UNREAD, hidden=True)
-    _refuse_more(folder / FOLDER, {RECORD, MODEL_SIGNATURE, ledger.FILE, *PAPERS}, hidden=False)
-    signature = folder / FOLDER / MODEL_SIGNATURE
-    if signature.exists():
-        modelsigning.check(_read(signature), expected, trusted, at(signature))
+    _refuse_more(folder, {*expected, FOLDER} | _UNREAD, hidden=True)
+
+
+def _check_proofs(beside: Path, record: bytes) -> None:
+    """Beside the record lies what belongs there; Sigstore's bundles also are as written where nobody signed a byte."""
+    known = {RECORD, MODEL_SIGNATURE, ledger.FILE, *PAPERS}
+    if is_bundle(record):
+        known.add(SUMS)
+        proofs = {RECORD: record, MODEL_SIGNATURE: _read(beside / MODEL_SIGNATURE)}
+        if _read(beside / SUMS) != sums(proofs):
+            raise RecordError(f"{at(beside / SUMS)}not the SHA-256 of {RECORD} and {MODEL_SIGNATURE}: one of the three "
+                              "was changed")  # fmt: skip
+    _refuse_more(beside, known, hidden=False)
 
 
 def _refuse_more(folder: Path, known: set[str] | frozenset[str], *, hidden: bool) -> None:
@@ -149,7 +170,7 @@ def _check_digest(path: Path, expected: str) -> None:
         raise RecordError(f"{at(path)}changed since it was promoted: expected sha256 {expected}, found {found}")
 
 
-def _check_ledger(folder: Path, identity: str, trusted: Mapping[str, PublicKey]) -> list[ledger.Entry] | None:
+def _check_ledger(folder: Path, identity: str, trusted: Trust) -> list[ledger.Entry] | None:
     """The ledger of the registry that the bundle lies in or came from, which has to know it; None where there is none.
 
     A local registry has one ledger for all; a bundle that was fetched from elsewhere brings a copy.

@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.errors import ConfigError, StorageError
 from harness.registry import Outcome, Promotion, bundle, card, ledger
 from harness.registry.backends.local import check_alias
-from harness.registry.keys import SigningKey
 from harness.registry.ledger import Entry
+from harness.registry.signed import Signer
 from harness.registry.verifying import intact
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -64,7 +64,7 @@ class HubRegistry:
         self.name = name
         self._api = api
 
-    def promote(self, promotion: Promotion, alias: str, key: SigningKey) -> Outcome:
+    def promote(self, promotion: Promotion, alias: str, key: Signer) -> Outcome:
         """See `Registry.promote`."""
         check_alias(alias)
         with self._asking(), tempfile.TemporaryDirectory() as scratch:
@@ -77,11 +77,11 @@ class HubRegistry:
             entry = ledger.promoted(entries, promotion, alias, key, datetime.now(UTC))
             folder = Path(scratch) / "bundle"
             bundle.write(promotion, key, folder)
-            (folder / _CARD).write_text(card.render(promotion, self.name, alias), encoding="utf-8")
+            (folder / _CARD).write_text(card.render(promotion, self.name, alias, key.verified_with), encoding="utf-8")
             self._commit(folder, [*entries, entry], alias, head)
         return Outcome(entry, True, self._place(alias))
 
-    def rollback(self, alias: str, key: SigningKey) -> Outcome:
+    def rollback(self, alias: str, key: Signer) -> Outcome:
         """See `Registry.rollback`."""
         check_alias(alias)
         with self._asking(), tempfile.TemporaryDirectory() as scratch:

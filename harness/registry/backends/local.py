@@ -27,8 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import ConfigError, StorageError
 from harness.registry import Outcome, Promotion, bundle, ledger
-from harness.registry.keys import SigningKey
 from harness.registry.ledger import Entry
+from harness.registry.signed import Signer
 
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _PATIENCE = 600.0  # seconds to wait for another writer, who may be copying a large model
@@ -60,7 +60,7 @@ class LocalRegistry:
         with self._writing():
             pass
 
-    def promote(self, promotion: Promotion, alias: str, key: SigningKey) -> Outcome:
+    def promote(self, promotion: Promotion, alias: str, key: Signer) -> Outcome:
         """See `Registry.promote`."""
         check_alias(alias)
         with self._writing() as entries:
@@ -75,7 +75,7 @@ class LocalRegistry:
             bundle.discard(staged)
         return Outcome(entry, True, str(self._place(alias)))
 
-    def rollback(self, alias: str, key: SigningKey) -> Outcome:
+    def rollback(self, alias: str, key: Signer) -> Outcome:
         """See `Registry.rollback`."""
         check_alias(alias)
         self._there()
@@ -133,7 +133,7 @@ class LocalRegistry:
             said = error.strerror or error
             raise StorageError(f"{error.filename or self.root}: {said}; the registry stays as it was") from error
 
-    def _store(self, promotion: Promotion, key: SigningKey, staged: Path) -> None:
+    def _store(self, promotion: Promotion, key: Signer, staged: Path) -> None:
         """Make a bundle whole, then give it its name; one that is there already is the same by its name."""
         target = self.root / "promotions" / promotion.identity
         if target.exists():

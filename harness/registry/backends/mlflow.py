@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.errors import ConfigError, RecordError, StorageError
 from harness.registry import Outcome, Promotion, bundle, card, chain, ledger
 from harness.registry.backends.local import check_alias
-from harness.registry.keys import SigningKey
 from harness.registry.ledger import Entry
+from harness.registry.signed import Signer
 
 _ADDRESS = re.compile(r"mlflow\+(https?://[^/]+(?:/[^/]+)*)/([\w. -]+)")
 _ENTRY, _IDENTITY = "harness.ledger.", "harness.promotion"
@@ -63,7 +63,7 @@ class MlflowRegistry:
     def __init__(self, uri: str, model: str, client: Any) -> None:
         self._uri, self._model, self._client = uri, model, client
 
-    def promote(self, promotion: Promotion, alias: str, key: SigningKey) -> Outcome:
+    def promote(self, promotion: Promotion, alias: str, key: Signer) -> Outcome:
         """See `Registry.promote`."""
         check_alias(alias)
         with self._asking():
@@ -78,7 +78,7 @@ class MlflowRegistry:
             self._enter(entry)
         return Outcome(entry, True, self._place(alias))
 
-    def rollback(self, alias: str, key: SigningKey) -> Outcome:
+    def rollback(self, alias: str, key: Signer) -> Outcome:
         """See `Registry.rollback`."""
         check_alias(alias)
         with self._asking():
@@ -158,7 +158,7 @@ class MlflowRegistry:
         found = self._client.search_model_versions(f"name = '{self._model}' and tags.`{_IDENTITY}` = '{identity}'")
         return found[0] if found else None
 
-    def _upload(self, promotion: Promotion, key: SigningKey) -> None:
+    def _upload(self, promotion: Promotion, key: Signer) -> None:
         """A run with figures and the bundle, and a version that is made last, so that it is never without them."""
         experiment = self._client.get_experiment_by_name(_EXPERIMENT)
         number = experiment.experiment_id if experiment else self._client.create_experiment(_EXPERIMENT)
