@@ -107,10 +107,12 @@ class PullRequests:
         return self.run(workspace, workspace / step["uses"] / "action.yml", **inputs)
 
     def push(self, remote: Path, branch: str) -> Ended:
-        """What GitHub does when a branch is pushed: check it out afresh, and run its workflow."""
+        """What GitHub does when a branch is pushed: check it out on a fresh machine, and run its workflow there."""
         workspace = self.folder / f"runner-{self.jobs + 1}"
         shell(f"git clone -q --branch {branch} {remote} {workspace}", self.folder)
-        return self.run_workflow(workspace)
+        ended = self.run_workflow(workspace)
+        shutil.rmtree(workspace)  # the machine is gone, and what was not uploaded with it
+        return ended
 
     def _upload(self, given: dict[str, str]) -> dict[str, str]:
         kept = self.folder / f"artifact-{self.jobs}"

@@ -1,4 +1,4 @@
-"""The last mile as one walk: an empty repository, a comment, a promotion that another machine verifies, and the way back.
+"""The last mile as one walk: from an empty repository to a promotion that another machine verifies, and back.
 
 Real models and adapters, the steps of the very workflow that `harness init` writes, and for the other machine the wheel
 of this checkout with the core dependencies alone.
@@ -62,7 +62,8 @@ class Team:
         )
         ended = self.pulls.push(self.remote, "gate")
         (run,) = (self.pulls.artifacts[-1] / "runs").glob("*/")
-        return ended, Path(shutil.copytree(run, self.clone / "runs" / run.name))
+        shutil.copytree(run, self.clone / "runs" / run.name)
+        return ended, Path("runs") / run.name
 
     @property
     def runs(self) -> list[Path]:
@@ -148,7 +149,8 @@ def test_from_an_empty_repository_to_the_history_of_a_promotion_and_its_rollback
     assert (promoted.passed, promoted.outputs) == (True, {"verdict": "promote", "code": "0"}), promoted.log
     assert team.comment.startswith("<!-- harness-report -->\n\n## ✅ PROMOTE")
     assert [asked[0] for asked in team.forge.asked if asked[0] != "GET"] == ["POST", "PATCH"]
-    assert "champion is now" in shell(f"harness promote {first}", team.clone)
+    assert "say where it is with --adapter" in shell(f"harness promote {first}", team.clone, code=3)
+    assert "champion is now" in shell(f"harness promote {first} --adapter adapters/intents", team.clone)
     assert team.tell("harness verify registry")["aliases"] == ["champion"]
 
     # The next adapter is held against the promoted one, which whoever clones the repository has, too.
@@ -158,7 +160,7 @@ def test_from_an_empty_repository_to_the_history_of_a_promotion_and_its_rollback
     assert f"champion {team.standing[:8]}" in team.comment
     assert [asked[0] for asked in team.forge.asked if asked[0] != "GET"] == ["POST", "PATCH", "PATCH"]
     replaced = team.standing
-    assert team.tell(f"harness promote {second}")["changed"] is True
+    assert team.tell(f"harness promote {second} --adapter adapters/intents")["changed"] is True
     newer = team.standing
     assert newer != replaced
     served = (team.clone / "registry/aliases/champion/adapter_model.safetensors").read_bytes()
@@ -186,7 +188,7 @@ def verified_elsewhere(team: Team, machine: Machine, run: Path) -> None:
     assert f"{adapter} is what was promoted: PROMOTE, signed by" in said
     assert "it lies in no registry" in said
     shutil.copy(team.clone / "gate.yaml", machine.home)
-    assert "PROMOTE" in machine.run("verify", adapter, "--key", key, "--policy", "gate.yaml", "--run", run)
+    assert "PROMOTE" in machine.run("verify", adapter, "--key", key, "--policy", "gate.yaml", "--run", team.clone / run)
     assert "no key" in machine.run("verify", adapter, code=2)
     machine.run("key", "new")
     assert "no key that you trust" in machine.run("verify", adapter, code=3)
