@@ -29,6 +29,7 @@ from harness.suites import AnsweredPair
 
 _CONFIDENCE = 0.95
 _ALPHA = 0.05
+_WAY_OUT = "Ask more with --samples, tolerate more with --tolerance, or take a run that did not stop early"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Parity:
         return {
             "promote": "what is served is what was evaluated, within the tolerance",
             "block": "what is served is not what was evaluated",
-            "hold": "undecided: " + "; ".join(self.verdict.reasons),
+            "hold": f"undecided: {'; '.join(self.verdict.reasons)}. {_WAY_OUT}",
         }[self.verdict.verdict]
 
     def rows(self) -> list[tuple[Any, ...]]:

@@ -41,7 +41,9 @@ NOT_RUN = {
 """Commands that are parsed and not run: how they start (behind the page, where it is about one), and why."""
 
 RUN_WHOLE = {
-    "docs/promotion.md": "tests/test_promotion_docs.py",
+    "docs/ci.md": "tests/e2e/test_last_mile_docs.py",
+    "docs/history.md": "tests/e2e/test_last_mile_docs.py",
+    "docs/promotion.md": "tests/e2e/test_last_mile_docs.py",
     "docs/shadow-tutorial.md": "tests/e2e/test_shadow_tutorial.py",
     "docs/training.md": "tests/e2e/test_training_walk.py",
 }
@@ -54,6 +56,7 @@ SHELL = frozenset({
 """Programs of any shell, with which nothing of ours can be wrong."""
 
 FOREIGN = {
+    "gh": "GitHub's program, and an artifact there: tests/e2e/test_last_mile.py",
     "lm_eval": "needs a model: tests/test_lmeval.py",
     "model_signing": "another project's program: tests/test_registry_interop.py",
     "pre-commit": "another project's program",

@@ -65,6 +65,7 @@ def test_a_damaged_form_is_told_by_its_scores(run: Path) -> None:
 def test_too_few_samples_decide_nothing(run: Path) -> None:
     found = compare(run, sums(LOST), samples=4)
     assert (found.verdict.verdict, found.exit_code) == ("hold", 3)
+    assert "Ask more with --samples" in found.sentence
 
 
 def test_a_server_that_fails_too_often_decides_nothing_and_fakes_no_score(
