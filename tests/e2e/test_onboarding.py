@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 import yaml
 
 from harness.cli import main
+from harness.demo.gates import write_gate
+from harness.demo.training import MODEL
 from tests.conftest import TinyModels
 from tests.documentation import ROOT, blocks
 from tests.loopback_forges import BOT, LoopbackForge
 from tests.pull_requests import PullRequests, command_on_path, repository, shell
 from tests.scripted_project import project
+from tests.tiny_models import make_adapter
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +155,43 @@ def test_five_commands_from_a_fresh_clone_to_the_comment(tmp_path: Path, forge: 
     assert f"::error file=gate.yaml,line={line},title=Regressed%3A intents/exact_match::" in blocked.log
     asked = (runner / "asked-baseline.log").read_text("utf-8").splitlines()
     assert len(asked) == len(set(asked)) == 8
+
+
+def demo(folder: Path) -> Path:
+    """The demo as a project: its model, its frozen sets, its gate.yaml, and an adapter that knows nothing yet."""
+    shutil.copytree(MODEL, folder / "model")
+    shutil.copytree(ROOT / "goldensets", folder / "goldensets")
+    make_adapter(MODEL, folder / "adapters/candidate", seed=1, scale=0.02)
+    path = write_gate(
+        folder / "gate.yaml", folder / "adapters/candidate", base=folder / "model", goldensets=folder / "goldensets"
+    )
+    document = yaml.safe_load(path.read_text("utf-8"))
+    sets = ("demo-consonants@1", "demo-upper@1")  # the new skill and one old one, which spare minutes
+    document["suites"] = [suite for suite in document["suites"] if suite.get("set") in sets]
+    path.write_text(yaml.safe_dump(document), "utf-8")
+    return folder
+
+
+def test_a_fresh_clone_of_the_demo_is_commented_on_after_four_commands(tmp_path: Path, forge: LoopbackForge) -> None:
+    there = demo(tmp_path / "demo")
+    remote, clone = repository(tmp_path, sorted(there.iterdir()))
+    gate = (clone / "gate.yaml").read_bytes()
+    commands = (
+        "harness init --yes --github",
+        "git add --all",
+        'git commit --quiet --message "Gate the adapter"',
+        "git push --quiet origin HEAD:refs/heads/gate",
+    )
+    said = [shell(line, clone) for line in commands]
+    assert "kept  gate.yaml" in said[0]
+    assert "goldensets/my-task" not in said[0]
+    assert (clone / "gate.yaml").read_bytes() == gate
+
+    ended = PullRequests(tmp_path, forge).push(remote, "gate")
+    assert ended.outputs == {"verdict": "block", "code": "1"}, ended.log
+    (comment,) = forge.comments
+    assert "⛔ BLOCK" in comment["body"]
+    assert "demo-consonants/exact_match" in comment["body"]
 
 
 def test_what_init_writes_gates_a_model_as_it_is(tmp_path: Path, tiny: TinyModels) -> None:
