@@ -45,6 +45,7 @@ def test_a_new_project_is_one_that_the_gate_reads(tmp_path: Path) -> None:
     ]  # fmt: skip
     loaded = load_gate(tmp_path / "gate.yaml")
     assert loaded.gate.suites[0].options["set"] == "my-task@1"
+    assert loaded.gate.wear.folder == loaded.gate.cache, "what a CI job keeps for the next one"
     store.freeze(tmp_path / "goldensets", "my-task", "1")
     assert len(goldens.load(tmp_path / "goldensets", "my-task@1").samples) == 8
 

@@ -175,6 +175,8 @@ def test_from_an_empty_repository_to_the_history_of_a_promotion_and_its_rollback
     assert "nothing now" in shell(f"harness verify registry/promotions/{newer}", team.clone)
 
     shown_in_the_history(team, elsewhere)
+    counted = team.pulls.cache.place / team.pulls.cache.keys[-1] / "decisions.jsonl"
+    assert len(counted.read_text("utf-8").splitlines()) == 3, "each job counts its look on top of those before"
 
 
 def verified_elsewhere(team: Team, machine: Machine, run: Path) -> None:
