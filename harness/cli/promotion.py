@@ -169,8 +169,7 @@ def verify(
         typer.echo("it lies in no registry, so no ledger was asked whether it still stands for anything")
     else:
         stands = " and ".join(verified.aliases) or "nothing now"
-        entries = "1 entry" if verified.entries == 1 else f"{verified.entries:,} entries"
-        typer.echo(f"the ledger of {entries} knows it; it stands for {stands}")
+        typer.echo(f"the ledger of {verified.entries} entries knows it; it stands for {stands}")
     return 0
 
 

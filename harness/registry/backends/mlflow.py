@@ -73,15 +73,19 @@ class MlflowRegistry:
         """See `Registry.promote`."""
         check_alias(alias)
         with self._asking():
-            self._next(self._entries(), promotion, alias, key)  # refused before anything is uploaded
+            entries = self._entries()
+            if _standing(entries, promotion, alias) is None:  # refused, if it is, before anything is uploaded
+                ledger.promoted(entries, promotion, alias, key, datetime.now(UTC))
             if self._version(promotion.identity) is None:
                 self._upload(promotion, key)
             with self._alone(alias):
-                entry, changed = self._next(self._entries(), promotion, alias, key)
-                if changed:
+                entries = self._entries()
+                known = _standing(entries, promotion, alias)
+                entry = known or ledger.promoted(entries, promotion, alias, key, datetime.now(UTC))
+                if known is None:
                     self._enter(entry)
                 self._point(alias, promotion.identity)
-        return Outcome(entry, changed, self._place(alias))
+        return Outcome(entry, known is None, self._place(alias))
 
     def rollback(self, alias: str, key: SigningKey) -> Outcome:
         """See `Registry.rollback`."""
@@ -178,13 +182,6 @@ class MlflowRegistry:
     def _unlock(self, name: str) -> None:
         self._unless("RESOURCE_DOES_NOT_EXIST", self._client.delete_registered_model, name)
 
-    def _next(self, entries: Sequence[Entry], promotion: Promotion, alias: str, key: SigningKey) -> tuple[Entry, bool]:
-        """The entry of a promotion, and whether it is a new one: what stands already is entered once."""
-        stack = ledger.histories(entries).get(alias, [])
-        if stack and stack[-1].promotion == promotion.identity:
-            return stack[-1], False
-        return ledger.promoted(entries, promotion, alias, key, datetime.now(UTC)), True
-
     def _entries(self) -> list[Entry]:
         """The ledger from the model's tags; its chain has to be whole."""
         found = self._registered()
@@ -249,3 +246,9 @@ class MlflowRegistry:
             raise StorageError(f"{self._uri}: {said}") from error
         except OSError as error:
             raise StorageError(f"{self._uri}: {error.strerror or error}") from error
+
+
+def _standing(entries: Sequence[Entry], promotion: Promotion, alias: str) -> Entry | None:
+    """The entry by which an alias stands for a promotion already; it is entered once."""
+    stack = ledger.histories(entries).get(alias, [])
+    return stack[-1] if stack and stack[-1].promotion == promotion.identity else None
