@@ -27,6 +27,15 @@ from tests.pull_requests import PullRequests, command_on_path, repository, shell
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the core install is fetched once, which may take minutes
 
+OFFLINE = """
+import socket, sys
+def refuse(*arguments, **named): raise AssertionError("the network was asked")
+socket.socket = socket.getaddrinfo = refuse
+from harness.cli import main
+main(sys.argv[1:])
+"""
+"""The command where nobody can be asked."""
+
 CHOICES = ("x", "k", "z", "j", "q", "w")
 PROMPTS = [
     f"Customer: {what} {which}.\nIntent:"
@@ -189,6 +198,7 @@ def verified_elsewhere(team: Team, machine: Machine, run: Path) -> None:
     said = machine.run("verify", adapter, "--key", key)
     assert f"{adapter} is what was promoted: PROMOTE, signed by" in said
     assert "it lies in no registry" in said
+    assert "PROMOTE" in machine.run("-c", OFFLINE, "verify", adapter, "--key", key, program="python")
     shutil.copy(team.clone / "gate.yaml", machine.home)
     assert "PROMOTE" in machine.run("verify", adapter, "--key", key, "--policy", "gate.yaml", "--run", team.clone / run)
     assert "no key" in machine.run("verify", adapter, code=2)
