@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export LITELLM_LOCAL_MODEL_COST_MAP ?= True
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: help install demo test test-fast check format docs docs-install docs-serve bench bench-judging bench-engine constraints clean
+.PHONY: help install demo test test-fast test-extras check format docs docs-install docs-serve bench bench-judging bench-engine constraints clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,22 @@ test: install ## Every test, in a process for each core (at most four).
 
 test-fast: install ## The tests that load no torch; under a minute.
 	$(BIN)/pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile
+
+# What MLflow, W&B and the tools of others need is in an environment of its own: MLflow wants an older pyarrow than ours.
+EXTRAS := .venv-extras
+OTHERS := mlflow wandb model_signing in_toto_attestation securesystemslib
+
+$(EXTRAS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(EXTRAS)
+	$(EXTRAS)/bin/pip install --quiet --upgrade "pip>=25.1"
+	$(EXTRAS)/bin/pip install --quiet --editable ".[hub,mlflow,wandb]" pytest pytest-timeout \
+	  "model-signing>=1.1" pyopenssl in-toto-attestation securesystemslib
+	touch $@
+
+test-extras: $(EXTRAS)/.installed ## A real MLflow server, W&B, and the tools of others that read what is signed.
+	$(EXTRAS)/bin/python -c 'import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]' $(OTHERS)
+	$(EXTRAS)/bin/pytest tests/test_registry_mlflow.py tests/test_registry_hub.py tests/test_registry_interop.py \
+	  tests/test_history_logs.py
 
 check: install ## Lint, types and import contracts.
 	$(BIN)/ruff check .
@@ -67,4 +83,4 @@ constraints: docs-install ## Write what .venv holds, the packages of the site am
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
 
 clean: ## Remove the virtual environment and caches.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
+	rm -rf $(VENV) $(EXTRAS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -267,7 +267,8 @@ def _print_guards(console: Console, verdict: Verdict) -> None:
         console.print(table)
     slices = words.slices(verdict)
     if slices:
-        console.print(Text(f"{len(slices)} advisory slices: {words.tally(slices)}", style="dim"))
+        noun = "slice" if len(slices) == 1 else "slices"
+        console.print(Text(f"{len(slices)} advisory {noun}: {words.tally(slices)}", style="dim"))
 
 
 _NUMBERS = {

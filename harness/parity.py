@@ -9,12 +9,15 @@ nearer to the candidate; nearer to the baseline means that the adapter is not ap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
+
+import numpy as np
 
 from harness import plugins, policy, runs
 from harness.config import LoadedConfig, SubjectSection
@@ -23,12 +26,15 @@ from harness.execution.local import SuiteState
 from harness.gate import make_plan
 from harness.progress import Observer
 from harness.records import EXIT_CODES, Check, Generate, Guard, Output, Sample, Verdict
+from harness.statistics.paired import paired_interval
 from harness.statistics.proportions import proportion_lower_bound
 from harness.subjects import Subject, SubjectContext
 from harness.suites import AnsweredPair
 
 _CONFIDENCE = 0.95
 _ALPHA = 0.05
+_TOKEN = re.compile(r"\w+|[^\w\s]|\s+")
+_WAY_OUT = "Ask more with --samples, tolerate more with --tolerance, or take a run that did not stop early"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +49,17 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How texts compare. `same` of `texts` are identical; the `kept` share of the evaluated text came before the first
-    difference, median over those that differ (None: none does). Of the answers in which candidate and baseline had
-    parted, `candidate` are nearer to the candidate's text, `baseline` to the baseline's.
+    difference, median over those that differ (None: none does). `tokens` is the mean share of tokens before the first
+    difference over all texts, with its interval at 95 %; a token is a word or a mark, since a server need not tell its
+    own. Of the answers in which candidate and baseline had parted, `candidate` are nearer to the candidate's text,
+    `baseline` to the baseline's.
     """
 
     texts: int = 0
     same: int = 0
     kept: float | None = None
+    tokens: float | None = None
+    tokens_interval: tuple[float, float] = (0.0, 1.0)
     candidate: int = 0
     baseline: int = 0
     failed: int = 0
@@ -90,7 +100,7 @@ class Parity:
         return {
             "promote": "what is served is what was evaluated, within the tolerance",
             "block": "what is served is not what was evaluated",
-            "hold": "undecided: " + "; ".join(self.verdict.reasons),
+            "hold": f"undecided: {'; '.join(self.verdict.reasons)}. {_WAY_OUT}",
         }[self.verdict.verdict]
 
     def rows(self) -> list[tuple[Any, ...]]:
@@ -99,6 +109,7 @@ class Parity:
         kept = "" if found.kept is None else f"; the others agree for {found.kept:.0%} of the text (median)"
         rows: list[tuple[Any, ...]] = [
             ("identical texts", f"{found.same} of {found.texts} ({low:.1%} to {high:.1%}){kept}"),
+            ("tokens before the first difference", _percent(found.tokens, found.tokens_interval)),
             ("nearer to the candidate, to the baseline", f"{found.candidate}, {found.baseline}"),
             ("requests that failed", found.failed),
         ]
@@ -230,11 +241,14 @@ def _agreement(pairs: Sequence[_Texts]) -> Agreement:
     whole = [p for p in pairs if p.served.failure is None and p.candidate.spoken is not None]
     texts = [(p.candidate.spoken or "", p.served.spoken or "") for p in whole]
     kept = [_shared(a, b) / max(len(a), 1) for a, b in texts if a != b]
+    alike = [_tokens_alike(a, b) for a, b in texts]
     nearer = [_nearer(p) for p in whole]
     return Agreement(
         texts=len(texts),
         same=sum(a == b for a, b in texts),
         kept=median(kept) if kept else None,
+        tokens=mean(alike) if alike else None,
+        tokens_interval=_mean_interval(alike),
         candidate=sum(side > 0 for side in nearer),
         baseline=sum(side < 0 for side in nearer),
         failed=len(pairs) - len(whole),
@@ -252,8 +266,27 @@ def _nearer(pair: _Texts) -> int:
     return (gap > 0) - (gap < 0)
 
 
-def _shared(a: str, b: str) -> int:
-    """How many characters two texts begin with in common."""
+def _tokens_alike(a: str, b: str) -> float:
+    """The share of the tokens of the longer text that come before the first difference; 1 where both are empty."""
+    first, second = _TOKEN.findall(a), _TOKEN.findall(b)
+    return _shared(first, second) / (max(len(first), len(second)) or 1) if first or second else 1.0
+
+
+def _mean_interval(shares: Sequence[float]) -> tuple[float, float]:
+    """Student's interval of a mean share; where all are 1, what so many identical texts show (Clopper & Pearson)."""
+    if len(set(shares)) < 2:
+        low = proportion_lower_bound(len(shares), len(shares), confidence=_CONFIDENCE) if {*shares} == {1.0} else 0.0
+        return low, 1.0
+    found = paired_interval(np.array(shares), confidence=_CONFIDENCE)
+    return max(found.low, 0.0), min(found.high, 1.0)
+
+
+def _percent(share: float | None, interval: tuple[float, float]) -> str:
+    return "none" if share is None else f"{share:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
+
+
+def _shared(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many characters, or tokens, two texts begin with in common."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

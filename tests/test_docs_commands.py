@@ -27,7 +27,8 @@ NOT_RUN = {
     "harness data": "asks a teacher or a judge: tests/test_data_making.py",
     "harness gate gate.yaml --engine": "an engine answers for local models: tests/test_gate_candidates.py",
     "harness init": "writes a project: tests/e2e/test_onboarding.py",
-    "harness judge": "asks a judge, or waits for people: tests/test_judging_cli.py, tests/e2e/test_label_browser.py",
+    "harness judge": "asks a judge: tests/test_judging_cli.py runs what is shown",
+    "harness judge label": "waits for people: tests/e2e/test_label_browser.py",
     "harness key": "writes the user's key: tests/test_promotion_cli.py",
     "harness promote": "needs a run that was promoted: tests/test_promotion_cli.py",
     "harness registry": "needs a registry: tests/test_promotion_cli.py",
@@ -41,7 +42,9 @@ NOT_RUN = {
 """Commands that are parsed and not run: how they start (behind the page, where it is about one), and why."""
 
 RUN_WHOLE = {
-    "docs/promotion.md": "tests/test_promotion_docs.py",
+    "docs/ci.md": "tests/e2e/test_last_mile_docs.py",
+    "docs/history.md": "tests/e2e/test_last_mile_docs.py",
+    "docs/promotion.md": "tests/e2e/test_last_mile_docs.py",
     "docs/shadow-tutorial.md": "tests/e2e/test_shadow_tutorial.py",
     "docs/training.md": "tests/e2e/test_training_walk.py",
 }
@@ -54,6 +57,7 @@ SHELL = frozenset({
 """Programs of any shell, with which nothing of ours can be wrong."""
 
 FOREIGN = {
+    "gh": "GitHub's program, and an artifact there: tests/e2e/test_last_mile.py",
     "lm_eval": "needs a model: tests/test_lmeval.py",
     "model_signing": "another project's program: tests/test_registry_interop.py",
     "pre-commit": "another project's program",

@@ -137,6 +137,16 @@ def test_a_link_between_files_is_a_link_between_pages(page: str, link: str, ther
     assert places.linked(link, page) == there
 
 
+def test_every_picture_of_a_page_that_is_taken_in_is_taken_in_too() -> None:
+    pages = [ROOT / name for name in places.TAKEN_IN if name.endswith(".md")]
+    shown = [
+        page.parent / link for page in pages for link in re.findall(r"!\[[^]]*\]\(([^):]+)\)", page.read_text("utf-8"))
+    ]
+    names = {path.relative_to(ROOT).as_posix() for path in shown}
+    assert names
+    assert {name for name in names if not name.startswith("docs/")} <= set(places.TAKEN_IN)
+
+
 def test_a_page_that_is_not_there_is_left_out_and_its_empty_section_too() -> None:
     nav = [{"Home": "README.md"}, {"How to": [{"A": "a.md"}, {"B": "b.md"}]}, {"More": [{"C": "c.md"}]}]
     assert places.kept(nav, {"README.md", "b.md"}) == [{"Home": "README.md"}, {"How to": [{"B": "b.md"}]}]

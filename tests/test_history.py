@@ -171,7 +171,9 @@ def test_without_a_ledger_runs_that_may_be_promoted_are_the_lineage(tmp_path: Pa
     (step,) = lineage.steps(found, None)
     assert (step.name, step.over, step.recorded) == ("good", "base", False)
     assert step.tried == {"promote": 1, "block": 1}
-    assert lineage.last_promoted(found, None) == found[1]
+    standing = lineage.standing([step])
+    assert standing is not None
+    assert standing.run == found[1]
 
 
 def test_a_ledger_says_what_was_promoted_and_rolled_back(tmp_path: Path) -> None:
@@ -187,11 +189,14 @@ def test_a_ledger_says_what_was_promoted_and_rolled_back(tmp_path: Path) -> None
     steps = lineage.steps(found, moves)
     assert [step.name for step in steps] == ["elsewhere", "first", "second", "first"]
     assert steps[0].run is None
-    assert lineage.last_promoted(found, moves) == found[1], "the rollback is what stands, as far as runs are known"
+    assert lineage.standing(steps) == steps[0], "a run that is not here stands all the same"
+    beside = [*moves[:3], Move("2026-01-05T08:00:00+00:00", "promote", "trial", "elsewhere", "promote")]
+    assert lineage.standing(lineage.steps(found, beside)) == steps[1], "another alias does not move the champion"
     built = site.build([tmp_path / "runs"], tmp_path / "site", moves=moves)
     page = built.index.read_text("utf-8")
     assert "Overridden (the verdict was hold) by Ana: a demo" in page
     assert "Its run is not in this history." in page
+    assert "The run that stands, elsewhere, is not in this history" in page
     assert page.count('class="badge">promoted<') == 2
 
 

@@ -16,6 +16,7 @@ from harness.judging.labelling.session import Session
 from harness.judging.labelling.texts import question_of, shown_of
 from harness.judging.rubric import load_rubric
 from harness.runs import read_entries
+from tests.documentation import ROOT, blocks, commands
 from tests.judge_project import change, honest, project
 from tests.labelled_run import GRADE, PAIR, make_run
 from tests.loopback_model import LoopbackModel
@@ -228,3 +229,25 @@ def test_people_decide_what_a_gate_held_for_them(
     decided = gate()
     assert (decided["verdict"], decided["run"]) == (verdict, held["run"])
     assert decided["comparisons"][0]["correction"]["labels"] == 90
+
+
+# ---------------------------------------------------------------- the documentation
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/judges.md"])
+def test_the_commands_that_are_shown_run(
+    page: str, folder: Path, server: LoopbackModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they stand, but for the names of the rubrics, and for where the judge is."""
+    answers = [{**label(i), "sample_id": f"e{i:03}"} for i in range(60)]
+    for name in ("answers.jsonl", "old.jsonl", "new.jsonl"):
+        write(folder / name, [{k: v for k, v in row.items() if k != "label"} for row in answers])
+    shown = [c for b in blocks("console", page=ROOT / page) for c in commands(b)]
+    starts = (["harness", "judge", "calibrate"], ["harness", "judge", "run"])
+    ours = [command for command in shown if list(command.words[:3]) in starts]
+    assert len(ours) >= 2
+    yours = {"helpfulness": "worth", "preference": "better", "openai/judge": "openai/m"}
+    for command in ours:
+        words = [yours.get(word, word) for word in command.words[2:]]
+        words = [server.base if word.startswith("http://127.0.0.1:8000") else word for word in words]
+        assert run(*words) == 0, f"{command.place}: {command}\n{capsys.readouterr().err}"

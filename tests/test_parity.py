@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from harness.cli import main
 from harness.config import load_gate
 from harness.errors import ConfigError, PromotionError, SubjectError
-from harness.parity import Agreement, Parity, Served, compare_served
+from harness.parity import Agreement, Parity, Served, _agreement, _Texts, compare_served
 from harness.progress import Silent
+from harness.records import Output
 from tests.loopback_model import LoopbackModel, Messages
 from tests.promotion_example import gated
 
@@ -46,6 +49,8 @@ def test_the_evaluated_model_behind_a_server_is_recognised(run: Path) -> None:
     (comparison,) = found.verdict.comparisons
     assert comparison.difference == 0.0
     assert found.agreement.interval[0] > 0.9
+    assert (found.agreement.tokens, found.agreement.tokens_interval[1]) == (1.0, 1.0)
+    assert 0.9 < found.agreement.tokens_interval[0] < 1
 
 
 def test_the_baseline_behind_the_name_is_an_adapter_that_is_not_applied(run: Path) -> None:
@@ -54,6 +59,17 @@ def test_the_baseline_behind_the_name_is_an_adapter_that_is_not_applied(run: Pat
     assert found.exit_code == 1
     assert "the adapter is not applied" in found.sentence
     assert found.as_json()["agreement"]["unapplied"] is True
+
+
+def test_tokens_agree_up_to_the_first_difference() -> None:
+    said = ["the cat sat", "the dog sat", "a cat sat", "", "x"]
+    served = ["the cat sat", "the cat sat", "the cat sat", "", ""]
+    pairs = [_Texts(Output(text="?"), Output(text=a), Output(text=b)) for a, b in zip(said, served, strict=True)]
+    found = _agreement(pairs)
+    shares = [1.0, 2 / 5, 0.0, 1.0, 0.0]  # of the, space, cat, space, sat
+    assert found.tokens == pytest.approx(np.mean(shares))
+    low, high = stats.t.interval(0.95, 4, np.mean(shares), stats.sem(shares))
+    assert found.tokens_interval == pytest.approx((max(low, 0), min(high, 1)))
 
 
 def test_a_damaged_form_is_told_by_its_scores(run: Path) -> None:
@@ -65,6 +81,7 @@ def test_a_damaged_form_is_told_by_its_scores(run: Path) -> None:
 def test_too_few_samples_decide_nothing(run: Path) -> None:
     found = compare(run, sums(LOST), samples=4)
     assert (found.verdict.verdict, found.exit_code) == ("hold", 3)
+    assert "Ask more with --samples" in found.sentence
 
 
 def test_a_server_that_fails_too_often_decides_nothing_and_fakes_no_score(

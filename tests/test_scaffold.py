@@ -21,7 +21,7 @@ from harness.config import load_gate
 from harness.errors import ConfigError, StorageError
 from harness.goldens import store
 from harness.scaffold.asking import Answers, Given, settle
-from harness.scaffold.writing import drafts, write
+from harness.scaffold.writing import drafts, next_commands, write
 from tests.composite_action import _EXPRESSION
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +45,7 @@ def test_a_new_project_is_one_that_the_gate_reads(tmp_path: Path) -> None:
     ]  # fmt: skip
     loaded = load_gate(tmp_path / "gate.yaml")
     assert loaded.gate.suites[0].options["set"] == "my-task@1"
+    assert loaded.gate.wear.folder == loaded.gate.cache, "what a CI job keeps for the next one"
     store.freeze(tmp_path / "goldensets", "my-task", "1")
     assert len(goldens.load(tmp_path / "goldensets", "my-task@1").samples) == 8
 
@@ -137,6 +138,25 @@ def test_five_questions_at_most_and_none_that_is_answered(tmp_path: Path) -> Non
     asked.clear()
     settle(tmp_path, Given("b", "a", "x", "none", False), ask)
     assert asked == []
+
+
+def test_a_project_that_has_its_gate_is_not_asked_about_it_and_gets_no_examples(tmp_path: Path) -> None:
+    (tmp_path / "gate.yaml").write_text("mine", "utf-8")
+    asked: list[str] = []
+
+    def ask(text: str, default: str) -> str:
+        asked.append(text)
+        return default
+
+    chosen = settle(tmp_path, Given(), ask)
+    assert [text.partition(":")[0] for text in asked] == ["CI", "A pre-commit hook that verifies the golden sets"]
+    assert list(write(tmp_path, drafts(tmp_path, chosen)).written) == [
+        ".harness/gate.schema.json", ".github/actions/harness-gate/action.yml", ".github/workflows/harness.yml",
+        ".gitignore",
+    ]  # fmt: skip
+    assert next_commands(chosen)[0] == "harness gate gate.yaml"
+    wanted = settle(tmp_path, Given(name="tone"), None)
+    assert "goldensets/tone/1/samples.jsonl" in write(tmp_path, drafts(tmp_path, wanted)).written
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from harness.history.reading import Run
 from harness.records import Decision
 
+_CHAMPION = "champion"
+
 
 @dataclass(frozen=True, slots=True)
 class Move:
@@ -52,9 +54,14 @@ def steps(runs: Sequence[Run], moves: Sequence[Move] | None) -> list[Step]:
     return [_step(runs, by_name.get(move.run), move, True) for move in reversed(moves)]
 
 
-def last_promoted(runs: Sequence[Run], moves: Sequence[Move] | None) -> Run | None:
-    """The run whose candidate was promoted last, or came back last; None where none is known."""
-    return next((step.run for step in steps(runs, moves) if step.run is not None), None)
+def standing(found: Sequence[Step]) -> Step | None:
+    """Of the steps of a history, the one that says what stands now; None where nothing was promoted.
+
+    Of several aliases `champion` is meant, where there is one. Its run may be absent from this history (`run` is None);
+    an older one would not do in its place, since it does not stand any more.
+    """
+    champions = [step for step in found if step.alias == _CHAMPION]
+    return next(iter(champions or found), None)
 
 
 def _step(runs: Sequence[Run], run: Run | None, move: Move, recorded: bool) -> Step:

@@ -135,7 +135,7 @@ def _index(
         plotted=len(trade_offs),
         steps=[_step(step) for step in steps],
         recorded=moves is not None,
-        turned=_turned(runs, moves),
+        turned=_turned(runs, steps),
         first=runs[-1].when[:10] if runs else "",
         last=runs[0].when[:10] if runs else "",
         tables=(tables.CSV, tables.PARQUET),
@@ -191,13 +191,15 @@ def _worn(found: Wearing) -> dict[str, Any]:
     }
 
 
-def _turned(runs: Sequence[Run], moves: Sequence[lineage.Move] | None) -> dict[str, Any] | None:
+def _turned(runs: Sequence[Run], steps: Sequence[lineage.Step]) -> dict[str, Any] | None:
     """What turned from the candidate that was promoted last to the newest one; None where there is nothing to say."""
-    promoted = lineage.last_promoted(runs, moves)
-    if promoted is None or not runs:
+    step = lineage.standing(steps)
+    if step is None or not runs:
         return None
-    newest = runs[0]
-    said = {"before": _arm(promoted), "after": _arm(newest), "same": promoted.key == newest.key}
+    if step.run is None:
+        return {"absent": one_line(step.name, 120)}
+    promoted, newest = step.run, runs[0]
+    said = {"absent": "", "before": _arm(promoted), "after": _arm(newest), "same": promoted.key == newest.key}
     if promoted.key == newest.key:
         return {**said, "guards": [], "apart": [], "flips": [], "more": 0}
     guards, apart = flips.turned(promoted, newest)

@@ -100,8 +100,8 @@ def new_key(path: Path, kind: Kind = "ed25519") -> SigningKey:
     raw = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
     key = SigningKey(raw, _named(raw.public_key()))
     secret = raw.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    _make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # O_EXCL: nothing is overwritten, and nobody can have put a link there.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as stream:
@@ -115,6 +115,13 @@ def new_key(path: Path, kind: Kind = "ed25519") -> SigningKey:
     except OSError as error:
         raise StorageError(f"{path}: the key could not be written: {error}") from error
     return key
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageError(f"{folder}: no folder for the key can be made: {error.strerror}") from error
 
 
 def read_signing_key(path: Path | None) -> SigningKey:

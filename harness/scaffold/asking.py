@@ -13,6 +13,7 @@ from harness.goldens import names
 Ci = Literal["github", "gitlab", "none"]
 Ask = Callable[[str, str], str]
 """Puts a question with its default; returns what was answered."""
+GATE = "gate.yaml"
 _SERVERS: tuple[Ci, ...] = ("github", "gitlab", "none")
 _LONGEST = 1_000
 
@@ -30,7 +31,10 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Everything that the files depend on. `baseline` and `adapter` are as gate.yaml names them."""
+    """Everything that the files depend on. `baseline` and `adapter` are as gate.yaml names them.
+
+    `name` is empty where no golden set is wanted: a gate.yaml that is there has its own.
+    """
 
     baseline: str
     adapter: str
@@ -52,19 +56,25 @@ def settle(folder: Path, given: Given, ask: Ask | None) -> Answers:
         ConfigError: an answer is none.
     """
 
-    def settled(known: str | None, text: str, default: str) -> str:
+    there = (folder / GATE).exists()  # and says itself what is compared: nothing about that is asked
+
+    def settled(known: str | None, text: str, default: str, *, asked: bool = True) -> str:
         if known is None:
-            known = default if ask is None else ask(text, default)
+            known = default if ask is None or not asked else ask(text, default)
         return _line(text, known)
 
-    baseline = settled(given.baseline, "Base model: a folder, or a name on the Hugging Face Hub", "models/base")
-    adapter = settled(given.adapter, "Adapter to gate: a folder, which need not be there yet", "adapters/candidate")
-    name = settled(given.name, "Golden set, named by what the adapter should have learned", "my-task")
+    def compared(known: str | None, text: str, default: str) -> str:
+        return settled(known, text, default, asked=not there)
+
+    baseline = compared(given.baseline, "Base model: a folder, or a name on the Hugging Face Hub", "models/base")
+    adapter = compared(given.adapter, "Adapter to gate: a folder, which need not be there yet", "adapters/candidate")
+    name = compared(given.name, "Golden set, named by what the adapter should have learned", "my-task")
     server = settled(given.ci, "CI: github, gitlab or none", _server_of(folder))
     hook = None if given.pre_commit is None else ("yes" if given.pre_commit else "no")
     hooked = settled(hook, "A pre-commit hook that verifies the golden sets: yes or no", "no")
     return Answers(
-        _place(folder, baseline), _place(folder, adapter), names.check_name(name), _ci(server), _yes(hooked),
+        _place(folder, baseline), _place(folder, adapter),
+        "" if there and given.name is None else names.check_name(name), _ci(server), _yes(hooked),
         _latest(folder / "goldensets" / name),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from harness import __version__
 from harness.config import json_schema
 from harness.errors import ConfigError, StorageError, at
 from harness.scaffold import EXAMPLE_TAG
-from harness.scaffold.asking import Answers
+from harness.scaffold.asking import GATE, Answers
 
 _SCHEMA_ANEW = "harness schema gate > .harness/gate.schema.json writes that of this version"
 _SLOT = re.compile(r"@([A-Z]+)@")
@@ -48,14 +48,8 @@ def drafts(folder: Path, answers: Answers) -> list[Draft]:
     """The files of a project; those of a golden set only where there is nothing of that name yet."""
     fill = _filler(answers)
     schema = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-    found = [Draft("gate.yaml", fill("gate.yaml")), Draft(".harness/gate.schema.json", schema, _SCHEMA_ANEW)]
-    golden = f"goldensets/{answers.name}"
-    if (folder / golden).exists():
-        # A card of ours beside rows of theirs would be neither's set.
-        found.append(Draft(golden, "", f"gate.yaml asks for {answers.reference}; name there the metrics of its card"))
-    else:
-        found += [Draft(f"{golden}/1/{name}", fill(name)) for name in ("card.yaml", "samples.jsonl")]
-    return [*found, *_ci(answers, fill), *_git(answers, fill)]
+    found = [Draft(GATE, fill(GATE)), Draft(".harness/gate.schema.json", schema, _SCHEMA_ANEW)]
+    return [*found, *_golden(folder, answers, fill), *_ci(answers, fill), *_git(answers, fill)]
 
 
 def write(folder: Path, planned: list[Draft]) -> Written:
@@ -83,12 +77,23 @@ def misplaced(folder: Path, answers: Answers) -> Path | None:
     return next((parent for parent in folder.resolve().parents if (parent / ".git").exists()), None)
 
 
-def next_commands(answers: Answers) -> tuple[str, str, str]:
+def next_commands(answers: Answers) -> tuple[str, ...]:
     """What to type after `harness init`; the example rows are to be replaced before the first of them."""
-    freeze, gate = f"harness golden freeze {answers.reference}", "harness gate gate.yaml"
+    freeze = (f"harness golden freeze {answers.reference}",) if answers.name else ()
+    gate, plan = f"harness gate {GATE}", "harness plan --samples 400 --margin 0.05"
     if answers.ci == "none":
-        return freeze, "harness plan --samples 400 --margin 0.05", gate
-    return freeze, gate, 'git add --all && git commit --message "Gate the adapter"'
+        return (*freeze, plan, gate)
+    return (*freeze, gate, 'git add --all && git commit --message "Gate the adapter"')
+
+
+def _golden(folder: Path, answers: Answers, fill: Callable[[str], str]) -> list[Draft]:
+    golden = f"goldensets/{answers.name}"
+    if not answers.name:
+        return []
+    if (folder / golden).exists():
+        # A card of ours beside rows of theirs would be neither's set.
+        return [Draft(golden, "", f"gate.yaml asks for {answers.reference}; name there the metrics of its card")]
+    return [Draft(f"{golden}/1/{name}", fill(name)) for name in ("card.yaml", "samples.jsonl")]
 
 
 def _ci(answers: Answers, fill: Callable[[str], str]) -> list[Draft]:

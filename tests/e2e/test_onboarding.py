@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,16 @@ import pytest
 import yaml
 
 from harness.cli import main
-from tests.composite_action import CompositeAction, Ended
+from harness.demo.gates import write_gate
+from harness.demo.training import MODEL
 from tests.conftest import TinyModels
+from tests.documentation import ROOT, blocks
 from tests.loopback_forges import BOT, LoopbackForge
+from tests.pull_requests import PullRequests, command_on_path, repository, shell
 from tests.scripted_project import project
+from tests.tiny_models import make_adapter
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
-ACTION = ROOT / ".github" / "actions" / "gate" / "action.yml"
 
 
 @pytest.fixture
@@ -34,61 +34,7 @@ def forge() -> Iterator[LoopbackForge]:
 
 @pytest.fixture(autouse=True)
 def command(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`harness` on the PATH, as an installation puts it there, of this checkout."""
-    folder = tmp_path_factory.mktemp("bin")
-    script = folder / "harness"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m harness "$@"\n', "utf-8")
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for name in [n for n in os.environ if n.startswith(("GITHUB_", "CI_", "GITLAB_"))]:
-        monkeypatch.delenv(name)
-
-
-class Cache:
-    """What actions/cache keeps between jobs: folders by key, found by the beginning of one."""
-
-    def __init__(self, place: Path) -> None:
-        self.place, self.keys = place, list[str]()
-
-    def restore(self, given: dict[str, str]) -> dict[str, str]:
-        wanted = [given["key"], *given["restore-keys"].split()]
-        hit = next((k for w in wanted for k in reversed(self.keys) if k.startswith(w)), None)
-        if hit is not None:
-            shutil.copytree(self.place / hit, given["path"], dirs_exist_ok=True)
-        return {}
-
-    def save(self, given: dict[str, str]) -> dict[str, str]:
-        shutil.copytree(given["path"], self.place / given["key"])
-        self.keys.append(given["key"])
-        return {}
-
-
-class Pulls:
-    """Pull requests of one project, a job each."""
-
-    def __init__(self, folder: Path, forge: LoopbackForge) -> None:
-        self.folder, self.forge, self.cache, self.jobs = folder, forge, Cache(folder / "cache"), 0
-        self.artifacts: list[list[str]] = []
-
-    def run(self, workspace: Path, action: Path = ACTION, **inputs: str) -> Ended:
-        self.jobs += 1
-        temp = self.folder / f"job-{self.jobs}"
-        temp.mkdir()
-        shutil.rmtree(workspace / ".harness-cache", ignore_errors=True)  # a runner starts from a fresh checkout
-        uses = {
-            "actions/cache/restore": self.cache.restore,
-            "actions/cache/save": self.cache.save,
-            "actions/upload-artifact": self._upload,
-        }
-        job = CompositeAction(
-            action, workspace, temp, self.forge.github(temp), uses, {"run_id": str(self.jobs), "run_attempt": "1"}
-        )
-        return job.run(install="", **inputs)
-
-    def _upload(self, given: dict[str, str]) -> dict[str, str]:
-        self.artifacts.append(sorted(p.name for p in Path(given["path"]).rglob("*") if p.is_file()))
-        return {}
+    command_on_path(tmp_path_factory.mktemp("bin"), monkeypatch)
 
 
 def test_a_fork_may_not_comment_and_a_neutral_hold_passes(tmp_path: Path, forge: LoopbackForge) -> None:
@@ -97,7 +43,7 @@ def test_a_fork_may_not_comment_and_a_neutral_hold_passes(tmp_path: Path, forge:
     answers = path.parent / "after.jsonl"
     answers.write_text(answers.read_text("utf-8").replace('"?"', loud), "utf-8")
     forge.read_only = True
-    ended = Pulls(tmp_path, forge).run(path.parent, hold="neutral")
+    ended = PullRequests(tmp_path, forge).run(path.parent, hold="neutral")
     assert ended.outputs == {"verdict": "hold", "code": "3"}
     assert ended.passed
     assert ended.codes["Comment"] == 0
@@ -140,11 +86,10 @@ def test_a_mistake_in_the_file_replaces_an_older_verdict(
     harness("ci", "conclude", result, "--code", 0, code=4)
 
 
-def shell(line: str, cwd: Path) -> str:
-    """One command as a reader types it."""
-    done = subprocess.run(["bash", "-c", line], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def shown_first() -> list[str]:
+    """The commands with which docs/ci.md begins, without their prompts and remarks."""
+    block = blocks("console", page=ROOT / "docs" / "ci.md")[0]
+    return [line.removeprefix("$ ").partition(" #")[0].strip() for line in block.text.splitlines()]
 
 
 def scripted(folder: Path, *, wrong: bool = False) -> None:
@@ -164,19 +109,13 @@ def scripted(folder: Path, *, wrong: bool = False) -> None:
 
 
 def test_five_commands_from_a_fresh_clone_to_the_comment(tmp_path: Path, forge: LoopbackForge) -> None:
-    remote, clone = tmp_path / "remote.git", tmp_path / "clone"
-    shell(f"git init -q --bare -b main {remote} && git clone -q {remote} {clone}", tmp_path)
-    shell(
-        "git config user.name T && git config user.email t@example.org && git commit -q --allow-empty -m start", clone
-    )
-    shell("git push -q origin main", clone)
-
-    said = shell("harness init --yes --github --set intents", clone)  # 1
+    remote, clone = repository(tmp_path)
+    init, *others = shown_first()
+    assert len(others) < 5
+    said = shell(init.replace("support-tone", "intents"), clone)
     scripted(clone)  # the models of a reader are there already
-    shell("harness golden freeze intents@1", clone)  # 2
-    shell("git add --all", clone)  # 3
-    shell('git commit --quiet --message "Gate the adapter"', clone)  # 4
-    shell("git push --quiet origin HEAD:refs/heads/gate", clone)  # 5; it prints where to open the pull request
+    for line in others:
+        shell(line.replace("support-tone", "intents"), clone)
     assert said.rstrip().splitlines()[-4:-1] == [
         "Next:",
         "  harness golden freeze intents@1",
@@ -186,25 +125,23 @@ def test_five_commands_from_a_fresh_clone_to_the_comment(tmp_path: Path, forge: 
     # What GitHub does from here on: check the branch out, and run the workflow that is in it.
     runner = tmp_path / "runner"
     shell(f"git clone -q --branch gate {remote} {runner}", tmp_path)
-    workflow = yaml.safe_load((runner / ".github/workflows/harness.yml").read_text("utf-8"))
-    (step,) = [s for s in workflow["jobs"]["gate"]["steps"] if s["uses"].startswith("./")]
-    inputs = {k: v for k, v in step["with"].items() if k != "install"}
-    action = runner / step["uses"] / "action.yml"
-    pulls = Pulls(tmp_path, forge)
+    pulls = PullRequests(tmp_path, forge)
     forge.say("<!-- harness-report -->\nI like it", {"id": 7, "login": "reviewer"})
 
-    promoted = pulls.run(runner, action, **inputs)
+    promoted = pulls.run_workflow(runner)
     assert promoted.passed, promoted.log
     assert promoted.outputs == {"verdict": "promote", "code": "0"}
     reviewer, comment = forge.comments
     assert comment["body"].startswith("<!-- harness-report -->\n\n## ✅ PROMOTE")
     assert "Commit `0123456789ab`" in comment["body"]
     assert "harness-init-example" in comment["body"], "a verdict on example rows says that it is one"
-    assert {"report.html", "junit.xml", "evidence.parquet", "verdict.json"} <= set(pulls.artifacts[0])
+    assert {"report.html", "junit.xml", "evidence.parquet", "verdict.json"} <= {
+        path.name for path in pulls.artifacts[0].rglob("*")
+    }
 
     # A worse candidate: the same comment, another verdict, and the baseline's answers come from the cache.
     scripted(runner, wrong=True)
-    blocked = pulls.run(runner, action, **inputs)
+    blocked = pulls.run_workflow(runner)
     assert not blocked.passed
     assert blocked.outputs == {"verdict": "block", "code": "1"}
     assert blocked.codes["Comment"] == 0
@@ -218,6 +155,43 @@ def test_five_commands_from_a_fresh_clone_to_the_comment(tmp_path: Path, forge: 
     assert f"::error file=gate.yaml,line={line},title=Regressed%3A intents/exact_match::" in blocked.log
     asked = (runner / "asked-baseline.log").read_text("utf-8").splitlines()
     assert len(asked) == len(set(asked)) == 8
+
+
+def demo(folder: Path) -> Path:
+    """The demo as a project: its model, its frozen sets, its gate.yaml, and an adapter that knows nothing yet."""
+    shutil.copytree(MODEL, folder / "model")
+    shutil.copytree(ROOT / "goldensets", folder / "goldensets")
+    make_adapter(MODEL, folder / "adapters/candidate", seed=1, scale=0.02)
+    path = write_gate(
+        folder / "gate.yaml", folder / "adapters/candidate", base=folder / "model", goldensets=folder / "goldensets"
+    )
+    document = yaml.safe_load(path.read_text("utf-8"))
+    sets = ("demo-consonants@1", "demo-upper@1")  # the new skill and one old one, which spare minutes
+    document["suites"] = [suite for suite in document["suites"] if suite.get("set") in sets]
+    path.write_text(yaml.safe_dump(document), "utf-8")
+    return folder
+
+
+def test_a_fresh_clone_of_the_demo_is_commented_on_after_four_commands(tmp_path: Path, forge: LoopbackForge) -> None:
+    there = demo(tmp_path / "demo")
+    remote, clone = repository(tmp_path, sorted(there.iterdir()))
+    gate = (clone / "gate.yaml").read_bytes()
+    commands = (
+        "harness init --yes --github",
+        "git add --all",
+        'git commit --quiet --message "Gate the adapter"',
+        "git push --quiet origin HEAD:refs/heads/gate",
+    )
+    said = [shell(line, clone) for line in commands]
+    assert "kept  gate.yaml" in said[0]
+    assert "goldensets/my-task" not in said[0]
+    assert (clone / "gate.yaml").read_bytes() == gate
+
+    ended = PullRequests(tmp_path, forge).push(remote, "gate")
+    assert ended.outputs == {"verdict": "block", "code": "1"}, ended.log
+    (comment,) = forge.comments
+    assert "⛔ BLOCK" in comment["body"]
+    assert "demo-consonants/exact_match" in comment["body"]
 
 
 def test_what_init_writes_gates_a_model_as_it_is(tmp_path: Path, tiny: TinyModels) -> None:

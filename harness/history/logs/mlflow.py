@@ -6,6 +6,8 @@ The server and the experiment are those of MLFLOW_TRACKING_URI and MLFLOW_EXPERI
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,8 @@ class _Mlflow:
         from mlflow.exceptions import MlflowException
 
         try:
-            return f"{get_tracking_uri()}: {self._log(MlflowClient(), run, document)}"
+            with redirect_stdout(sys.stderr):  # MLflow prints addresses, which are no part of our output
+                return f"{get_tracking_uri()}: {self._log(MlflowClient(), run, document)}"
         except (MlflowException, OSError) as error:
             raise StorageError(f"MLflow at {get_tracking_uri()}: {error}") from error
 

@@ -4,18 +4,21 @@
 
 A version's artifacts are the bundle; MLflow's own aliases `champion` and `candidate` point at versions, so that
 `models:/MODEL@champion` is what was promoted. The ledger's entries are tags of the registered model, one a tag. The
-server has no transactions: a promotion that finds, once it is written, that another came between is an error and says
-so, and a writer that was killed leaves at most a version that no entry names, which the next promotion of the same run
-uses. Credentials are MLflow's own (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_TOKEN …).
+server has no transactions, so writers take turns by a registered model `MODEL.harness-lock`, which is there for as long
+as an alias is moved; that of a writer who was killed counts for nothing after two minutes. Such a writer leaves at most
+a version that no entry names, which the next promotion of the same run uses, or an alias behind the ledger, which
+promoting once more moves. Credentials are MLflow's own (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_TOKEN …).
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,9 @@ _ADDRESS = re.compile(r"mlflow\+(https?://[^/]+(?:/[^/]+)*)/([\w. -]+)")
 _ENTRY, _IDENTITY = "harness.ledger.", "harness.promotion"
 _FOLDER = "bundle"
 _EXPERIMENT = "harness promotions"
+_LOCK = ".harness-lock"
+_PATIENCE = 60.0  # seconds to wait for another writer, who holds the lock for a few requests
+_STALE = 120.0  # seconds after which a lock is that of a writer who was killed
 
 
 class Options(BaseModel):
@@ -68,30 +74,36 @@ class MlflowRegistry:
         check_alias(alias)
         with self._asking():
             entries = self._entries()
-            stack = ledger.histories(entries).get(alias, [])
-            if stack and stack[-1].promotion == promotion.identity:
-                self._point(alias, promotion.identity)
-                return Outcome(stack[-1], False, self._place(alias))
-            entry = ledger.promoted(entries, promotion, alias, key, datetime.now(UTC))
+            if _standing(entries, promotion, alias) is None:  # refused, if it is, before anything is uploaded
+                ledger.promoted(entries, promotion, alias, key, datetime.now(UTC))
             if self._version(promotion.identity) is None:
                 self._upload(promotion, key)
-            self._enter(entry)
-        return Outcome(entry, True, self._place(alias))
+            with self._alone(alias):
+                entries = self._entries()
+                known = _standing(entries, promotion, alias)
+                entry = known or ledger.promoted(entries, promotion, alias, key, datetime.now(UTC))
+                if known is None:
+                    self._enter(entry)
+                self._point(alias, promotion.identity)
+        return Outcome(entry, known is None, self._place(alias))
 
     def rollback(self, alias: str, key: Signer) -> Outcome:
         """See `Registry.rollback`."""
         check_alias(alias)
         with self._asking():
-            entry = ledger.rolled_back(self._entries(), alias, key, datetime.now(UTC))
-            if self._version(entry.promotion) is None:
-                raise StorageError(f"{self._place(alias)}: the version of {entry.promotion[:16]} was deleted")
-            self._enter(entry)
+            ledger.rolled_back(self._entries(), alias, key, datetime.now(UTC))  # refused before anything is locked
+            with self._alone(alias):
+                entry = ledger.rolled_back(self._entries(), alias, key, datetime.now(UTC))
+                if self._version(entry.promotion) is None:
+                    raise StorageError(f"{self._place(alias)}: the version of {entry.promotion[:16]} was deleted")
+                self._enter(entry)
+                self._point(alias, entry.promotion)
         return Outcome(entry, True, self._place(alias))
 
     def aliases(self) -> Mapping[str, str]:
         """See `Registry.aliases`: what MLflow's aliases point at, promoted by Harness or not."""
         with self._asking():
-            found = self._registered().aliases
+            found = self._aliases()
             versions = {alias: self._client.get_model_version(self._model, number) for alias, number in found.items()}
         return {alias: version.tags.get(_IDENTITY, f"version {version.version}") for alias, version in versions.items()}
 
@@ -107,7 +119,7 @@ class MlflowRegistry:
         check_alias(alias)
         with self._asking():
             entries = self._entries()
-            number = self._registered().aliases.get(alias)
+            number = self._aliases().get(alias)
             if number is None:
                 return None
             version = self._client.get_model_version(self._model, number)
@@ -129,20 +141,51 @@ class MlflowRegistry:
     def _place(self, alias: str) -> str:
         return f"{self._uri} models:/{self._model}@{alias}"
 
-    def _registered(self) -> Any:
-        """The registered model, made where it is not there."""
+    def _registered(self) -> Any | None:
+        """The registered model; None where nothing was ever promoted to it. Reading never makes it."""
+        return self._unless("RESOURCE_DOES_NOT_EXIST", self._client.get_registered_model, self._model)
+
+    def _aliases(self) -> Mapping[str, Any]:
+        found = self._registered()
+        return {} if found is None else found.aliases
+
+    def _unless(self, codes: str, act: Callable[..., Any], *arguments: Any) -> Any | None:
+        """What the server answers, or None where it answers with one of these errors."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._client.get_registered_model(self._model)
+            return act(*arguments)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in codes.split():
                 raise
-        return self._client.create_registered_model(self._model)
+        return None
+
+    @contextmanager
+    def _alone(self, alias: str) -> Iterator[None]:
+        """While nobody else moves an alias. A name can be registered only once, which is the one lock of the server."""
+        name, end = f"{self._model}{_LOCK}", time.monotonic() + _PATIENCE
+        # A server that refuses a name looks it up once more, and it may be gone by then.
+        taken = "RESOURCE_ALREADY_EXISTS RESOURCE_DOES_NOT_EXIST"
+        while self._unless(taken, self._client.create_registered_model, name) is None:
+            held = self._unless("RESOURCE_DOES_NOT_EXIST", self._client.get_registered_model, name)
+            if held is not None and time.time() - held.creation_timestamp / 1000 > _STALE:
+                self._unlock(name)
+            elif time.monotonic() > end:
+                raise StorageError(f"{self._place(alias)}: somebody else promotes at the same time; repeat the command")
+            else:
+                time.sleep(0.1)
+        try:
+            yield
+        finally:
+            self._unlock(name)
+
+    def _unlock(self, name: str) -> None:
+        self._unless("RESOURCE_DOES_NOT_EXIST", self._client.delete_registered_model, name)
 
     def _entries(self) -> list[Entry]:
         """The ledger from the model's tags; its chain has to be whole."""
-        tags = self._registered().tags
+        found = self._registered()
+        tags = {} if found is None else found.tags
         named = sorted((name, text) for name, text in tags.items() if name.startswith(_ENTRY))
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / ledger.FILE
@@ -174,39 +217,38 @@ class MlflowRegistry:
         tags = {_IDENTITY: promotion.identity, "harness.verdict": claim["verdict"], "harness.run": claim["run"],
                 "harness.adapter": claim["adapter"]}  # fmt: skip
         source = f"{self._client.get_run(run).info.artifact_uri}/{_FOLDER}"
+        self._unless("RESOURCE_ALREADY_EXISTS", self._client.create_registered_model, self._model)
         self._client.create_model_version(self._model, source, run_id=run, tags=tags)
 
     def _enter(self, entry: Entry) -> None:
-        """Write the entry, move the alias, and look whether somebody else wrote at the same time."""
+        """Write an entry; only by whoever is alone."""
         name = f"{_ENTRY}{entry.number:08}"
-        if name in self._registered().tags:
-            raise StorageError(
-                f"{self._place(entry.alias)}: somebody else promoted at the same time; repeat the command"
-            )
         self._client.set_registered_model_tag(self._model, name, json.dumps(entry.as_json(), sort_keys=True))
-        self._point(entry.alias, entry.promotion)
-        entries = self._entries()
-        if entry not in entries:
-            place = self._place(entry.alias)
-            raise StorageError(f"{place}: somebody else promoted at the same time, and theirs stands; repeat this")
 
     def _point(self, alias: str, identity: str) -> None:
         version = self._version(identity)
         if version is None:
             raise StorageError(f"{self._place(alias)}: the version of {identity[:16]} was deleted")
-        if str(self._registered().aliases.get(alias)) != str(version.version):
+        if str(self._aliases().get(alias)) != str(version.version):
             self._client.set_registered_model_alias(self._model, alias, version.version)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Everything that a server can answer instead, as one error."""
+        """Everything that a server can answer instead, as one error; what MLflow prints is no part of our output."""
         from mlflow.exceptions import MlflowException
         from requests.exceptions import RequestException
 
         try:
-            yield
+            with redirect_stdout(sys.stderr):
+                yield
         except (MlflowException, RequestException) as error:
             said = str(error).splitlines()[0][:300]
             raise StorageError(f"{self._uri}: {said}") from error
         except OSError as error:
             raise StorageError(f"{self._uri}: {error.strerror or error}") from error
+
+
+def _standing(entries: Sequence[Entry], promotion: Promotion, alias: str) -> Entry | None:
+    """The entry by which an alias stands for a promotion already; it is entered once."""
+    stack = ledger.histories(entries).get(alias, [])
+    return stack[-1] if stack and stack[-1].promotion == promotion.identity else None
