@@ -6,6 +6,7 @@ plugins that need them, and everything of ours beyond this file inside the verb 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -311,6 +312,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
     # transformers warns of a name that peft still uses; nothing a user of either could do about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    # bitsandbytes looks for a faster kernel, says at every import on a CPU that there is none, and does without.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _conclude(verdict: Verdict, as_json: bool, *, run: Path | None = None, report: Path | None = None) -> int:

@@ -277,7 +277,8 @@ def _tell_verified(verified: Verified, as_json: bool) -> None:
         typer.echo("it lies in no registry, so no ledger was asked whether it still stands for anything")
     else:
         stands = " and ".join(verified.aliases) or "nothing now"
-        typer.echo(f"the ledger of {verified.entries} entries knows it; it stands for {stands}")
+        entries = "1 entry" if verified.entries == 1 else f"{verified.entries} entries"
+        typer.echo(f"the ledger of {entries} knows it; it stands for {stands}")
 
 
 def _short(signer: str) -> str:
