@@ -1,0 +1,168 @@
+"""Our pages in a headless Chromium that Playwright drives, and what every one of them is held to.
+
+The browser is the system's: Playwright downloads none. A test asks for the fixture `visit` (tests/e2e/conftest.py),
+opens pages with it, and may take for granted that they were silent: whatever a page complains of fails the test.
+Importing this module skips the importing one, with the reason, where Playwright, axe-core or Chromium is absent.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+_axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+if CHROMIUM is None:
+    pytest.skip("no Chromium on this machine", allow_module_level=True)
+
+Browser, Page, expect = _sync_api.Browser, _sync_api.Page, _sync_api.expect
+PATIENCE = 60_000  # ms; for a machine that is busy with everything else, never for a page
+expect.set_options(timeout=PATIENCE)
+
+SCREENS = [pytest.param({"dark": dark, "width": width}, id=f"{'dark' if dark else 'light'}-{width}")
+           for dark in (False, True) for width in (1280, 320)]  # fmt: skip
+"""What `Visit.open` is told for light and dark, on a desk and on the smallest phone."""
+
+_CHECKS = (Path(__file__).parent / "page_checks.js").read_text("utf-8")
+_DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+
+
+@contextmanager
+def launched() -> Iterator[Any]:
+    """A Chromium that can reach nothing but 127.0.0.1.
+
+    Keep it no longer than for one module: while Playwright's sync API is open in a thread, `asyncio.run` refuses to run
+    there, so tests of other modules must find it closed.
+    """
+    quiet = ["--no-sandbox", "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    with _sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet, timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """Pages opened by one test, each in a context of its own; `heard` is all that they complained of.
+
+    A complaint is anything on the console (violations of the page's policy are), an exception, a dialog, and a request
+    to anything but the folder or the server that the page came from.
+    """
+
+    def __init__(self, browser: Any) -> None:
+        self._browser = browser
+        self._contexts: list[Any] = []
+        self._scripted: list[Any] = []
+        self.heard: list[str] = []
+
+    def open(
+        self, address: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True,
+        password: str = "",
+    ) -> Any:  # fmt: skip
+        """A page once it has loaded. `password` answers a server that asks for one."""
+        context = self._browser.new_context(
+            viewport={"width": width, "height": height}, is_mobile=width < 500,
+            color_scheme="dark" if dark else "light", reduced_motion="reduce", java_script_enabled=scripts,
+            http_credentials={"username": "any", "password": password} if password else None,
+        )  # fmt: skip
+        self._contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        url = address.as_uri() if isinstance(address, Path) else address
+        self._listen(page, url)
+        page.goto(url)
+        if scripts:
+            self._scripted.append(page)
+        return page
+
+    def _listen(self, page: Any, url: str) -> None:
+        ours = url.partition("#")[0].rpartition("/")[0] + "/"
+        if url.startswith("http"):
+            ours = "/".join(url.split("/")[:3]) + "/"
+
+        def asked(request: Any) -> None:
+            if not request.url.startswith((ours, "data:,")):
+                self.heard.append(f"request to {request.url}")
+
+        def dialog(shown: Any) -> None:
+            self.heard.append(f"dialog: {shown.message}")
+            shown.dismiss()
+
+        page.on("request", asked)
+        page.on("dialog", dialog)
+        page.on("console", lambda said: self.heard.append(f"console, {said.type}: {said.text}"))
+        page.on("pageerror", lambda error: self.heard.append(f"exception: {error}"))
+
+    def complaints(self) -> list[str]:
+        """What was heard, after every page has drawn what it was about to draw."""
+        for page in self._scripted:
+            page.evaluate(_DRAWN)
+        return self.heard
+
+    def close(self) -> None:
+        """Close every page."""
+        for context in self._contexts:
+            context.close()
+
+
+def keep(page: Any, name: str, *, dark: bool = False, width: int = 1280, height: int | None = None) -> None:
+    """Keep a screenshot where $HARNESS_SCREENSHOTS names a folder, for people to look at and for docs/img."""
+    if folder := os.environ.get("HARNESS_SCREENSHOTS"):
+        clip = None if height is None else {"x": 0, "y": 0, "width": width, "height": height}
+        path = Path(folder) / f"{name}-{'dark' if dark else 'light'}-{width}.png"
+        page.screenshot(path=path, full_page=True, clip=clip)
+
+
+def unfold(page: Any) -> None:
+    """Open everything that can be opened."""
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+
+
+def barriers(page: Any) -> list[str]:
+    """What axe-core and our own checks find: violations of any weight, faint texts, ids given twice, a page too wide."""
+    found = _axe.Axe().run(page).response["violations"]
+    faults = [f"axe, {one['impact']}: {one['id']} {node['html'][:120]}" for one in found for node in one["nodes"]]
+    faults += faint(page)
+    faults += [f"id given twice: {name}" for name in page.evaluate("pageChecks.twice()")]
+    wide, room = page.evaluate("document.documentElement.scrollWidth"), page.viewport_size["width"]
+    return faults + ([f"{wide} px wide on a screen of {room}"] if wide > room else [])
+
+
+def faint(page: Any) -> list[str]:
+    """Texts whose contrast with their ground is below 4.5:1, also where axe-core asks for less or cannot tell."""
+    page.evaluate(_CHECKS)
+    return [f"faint: {text}" for text in page.evaluate("pageChecks.faint()")]
+
+
+def keyboard_barriers(page: Any) -> list[str]:
+    """What stands in the way of somebody who has only a keyboard, found by pressing Tab until it comes round.
+
+    Everything that can be used must be reached, must show that it has the focus (an outline of 2 px with a contrast of
+    3:1), and must then be on the screen with nothing before it. What is marked as clickable must be among it.
+    """
+    page.evaluate(_CHECKS)
+    page.evaluate("pageChecks.begin()")
+    faults: list[str] = []
+    while True:
+        page.keyboard.press("Tab")
+        found = page.evaluate("pageChecks.stop()")
+        if found is None:
+            return faults + list(page.evaluate("pageChecks.unreached()"))
+        faults += found
+
+
+def press(page: Any, *keys: str) -> None:
+    """Press keys, one after another."""
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def focused(page: Any) -> str:
+    """The id of what has the focus."""
+    return str(page.evaluate("document.activeElement.id"))
