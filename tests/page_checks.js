@@ -43,6 +43,7 @@
   const radios = (node) => (node.type === "radio" ? `radio ${node.name}` : node); // a group is one stop
 
   let reached = new Set();
+  let ends = 0;
 
   const outlined = (node) => {
     const style = getComputedStyle(node);
@@ -65,10 +66,11 @@
       }),
     );
 
-  // Called after each press of Tab. Its answer is null once the way round is at its end.
+  // Called after each press of Tab. Its answer is null once the way has come round, which leads by the page itself.
   function stop() {
     const node = document.activeElement;
-    if (!node || node === document.body || reached.has(radios(node))) return null;
+    if (!node || node === document.body) return (ends += 1) > 1 ? null : [];
+    if (reached.has(radios(node))) return null;
     reached.add(radios(node));
     const faults = [];
     if (!faces(node).some(outlined)) faults.push(`shows no focus: ${told(node)}`);
@@ -78,7 +80,7 @@
 
   function begin() {
     reached = new Set();
-    if (modal() === document.body) document.activeElement.blur();
+    ends = 0;
   }
 
   function unreached() {
