@@ -116,6 +116,7 @@ def keep(page: Any, name: str, *, dark: bool = False, width: int = 1280, height:
     if folder := os.environ.get("HARNESS_SCREENSHOTS"):
         clip = None if height is None else {"x": 0, "y": 0, "width": width, "height": height}
         path = Path(folder) / f"{name}-{'dark' if dark else 'light'}-{width}.png"
+        page.evaluate("scrollTo(0, 0)")  # or what sticks to the top is drawn in the middle
         page.screenshot(path=path, full_page=True, clip=clip)
 
 

@@ -248,9 +248,10 @@
     select.replaceChildren(...pairs.map(([key, text]) => new Option(text, key, false, key === chosen)));
   }
 
-  function cell(given) {
+  function cell(given, one) {
     const node = document.createElement("td");
     node.setAttribute("role", "cell");
+    node.dataset.label = one.name;
     if (!given) {
       node.textContent = "–";
       return node;
@@ -271,9 +272,9 @@
       const head = document.createElement("th");
       head.scope = "row";
       head.setAttribute("role", "rowheader");
-      head.textContent = text;
-      const of = (one) => one.guards.find((guard) => guard[0] === text);
-      line.append(head, cell(of(a)), ...(b ? [cell(of(b))] : []));
+      head.append(span("label", text));
+      const of = (one) => cell(one.guards.find((guard) => guard[0] === text), one);
+      line.append(head, of(a), ...(b ? [of(b)] : []));
       return line;
     }));
     byId("guards").hidden = false;
