@@ -126,7 +126,7 @@ def unfold(page: Any) -> None:
 
 
 def barriers(page: Any) -> list[str]:
-    """What axe-core and our own checks find: violations of any weight, faint texts, ids given twice, a page too wide."""
+    """What axe-core and our own checks find: violations of any weight, faint texts, ids given twice, too wide."""
     found = _axe.Axe().run(page).response["violations"]
     faults = [f"axe, {one['impact']}: {one['id']} {node['html'][:120]}" for one in found for node in one["nodes"]]
     faults += faint(page)

@@ -20,6 +20,7 @@ from harness.training.sweeping.outcome import Trial, front, measured, recommende
 from harness.training.sweeping.sweep import SweepResult
 from tests.sweep_example import PAGE, RATE, result, sweep
 
+
 def test_the_page_needs_nothing_and_runs_nothing() -> None:
     text = render(PAGE)
     assert "<script" not in text

@@ -188,11 +188,11 @@ def test_nothing_bars_the_way(visit: Visit, tmp_path: Path, key: tuple[str, str]
 
 
 @KINDS
-@pytest.mark.parametrize("width", [1280, 320])
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (1280, 600), (320, 600)])
 def test_tab_reaches_everything_and_shows_where_it_is(
-    visit: Visit, tmp_path: Path, key: tuple[str, str], width: int
+    visit: Visit, tmp_path: Path, key: tuple[str, str], width: int, height: int
 ) -> None:
-    run = make_run(tmp_path, key, outputs=ATTACK)
+    run = make_run(tmp_path, key, outputs=dict.fromkeys(range(40), (HOSTILE, LONG[:60])))
     with labelling(run) as (address, _):
-        page = opened(visit, address, width=width)
+        page = opened(visit, address, width=width, height=height)
         assert keyboard_barriers(page) == []
