@@ -3,11 +3,11 @@
     python -m benchmarks.history [--samples 50000] [--repeats 5] [--runs 500] [--each 240] [--json FILE]
 
 Two runs of `--samples` samples are made, built into a site and opened in headless Chromium from the disk. Opening
-counts from the beginning of the navigation until the first rows are painted; a filter from its event until the rows
-that it leaves are painted, and a search from the last letter, with the 60 ms that the page waits for another one. Each
-is done `--repeats` times in a context of its own, nothing cached. Then a history of `--runs` runs of `--each` samples
-under two guards is built, built again with nothing changed, and built again with one more run. Needs the packages of
-the group `dev`, and Chromium. `--runs 0` leaves the second part out, `--samples 0` the first.
+counts from the beginning of the navigation until the first rows are painted; a filter from its event, and a search from
+its last letter, until the rows that they leave are painted. Each is done `--repeats` times in a context of its own,
+nothing cached. Then a history of `--runs` runs of `--each` samples under two guards is built, built again with nothing
+changed, and built again with one more run. Needs the packages of the group `dev`, and Chromium. `--runs 0` leaves the
+second part out, `--samples 0` the first.
 """
 
 from __future__ import annotations

@@ -26,9 +26,8 @@ Browser, Page, expect = _sync_api.Browser, _sync_api.Page, _sync_api.expect
 PATIENCE = 60_000  # ms; for a machine that is busy with everything else, never for a page
 expect.set_options(timeout=PATIENCE)
 
-SCREENS = [pytest.param({"dark": dark, "width": width}, id=f"{'dark' if dark else 'light'}-{width}")
-           for dark in (False, True) for width in (1280, 320)]  # fmt: skip
-"""What `Visit.open` is told for light and dark, on a desk and on the smallest phone."""
+SCREENS = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 320)]
+"""Light and dark, on a desk and on the smallest phone."""
 
 _CHECKS = (Path(__file__).parent / "page_checks.js").read_text("utf-8")
 _DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
@@ -111,13 +110,12 @@ class Visit:
             context.close()
 
 
-def keep(page: Any, name: str, *, dark: bool = False, width: int = 1280, height: int | None = None) -> None:
+def keep(page: Any, name: str, *, height: int | None = None) -> None:
     """Keep a screenshot where $HARNESS_SCREENSHOTS names a folder, for people to look at and for docs/img."""
     if folder := os.environ.get("HARNESS_SCREENSHOTS"):
-        clip = None if height is None else {"x": 0, "y": 0, "width": width, "height": height}
-        path = Path(folder) / f"{name}-{'dark' if dark else 'light'}-{width}.png"
+        clip = height and {"x": 0, "y": 0, "width": page.viewport_size["width"], "height": height}
         page.evaluate("scrollTo(0, 0)")  # or what sticks to the top is drawn in the middle
-        page.screenshot(path=path, full_page=True, clip=clip)
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True, clip=clip)
 
 
 def unfold(page: Any) -> None:
@@ -133,6 +131,27 @@ def barriers(page: Any) -> list[str]:
     faults += [f"id given twice: {name}" for name in page.evaluate("pageChecks.twice()")]
     wide, room = page.evaluate("document.documentElement.scrollWidth"), page.viewport_size["width"]
     return faults + ([f"{wide} px wide on a screen of {room}"] if wide > room else [])
+
+
+def barriers_on_every_screen(page: Any, name: str) -> dict[str, list[str]]:
+    """The barriers by screen, without the screens that have none; a picture of each is kept."""
+    found = {}
+    for scheme, width in SCREENS:
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 900})
+        keep(page, f"{name}-{scheme}-{width}")
+        found[f"{scheme}-{width}"] = barriers(page)
+    return {screen: faults for screen, faults in found.items() if faults}
+
+
+def scrolls_sideways(page: Any, *widths: int) -> list[int]:
+    """Those of the widths, in px, of which the page would need more."""
+    wide = []
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 700})
+        if page.evaluate("document.documentElement.scrollWidth") > width:
+            wide.append(width)
+    return wide
 
 
 def faint(page: Any) -> list[str]:

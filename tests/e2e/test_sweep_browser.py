@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.report._sweep import render
-from tests.browsing import SCREENS, Visit, barriers, expect, keep, keyboard_barriers, press
+from tests.browsing import Visit, barriers_on_every_screen, expect, keyboard_barriers, press
 from tests.sweep_example import PAGE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -28,11 +27,8 @@ def test_what_a_failed_trial_said_stays_text(visit: Visit, page: Path) -> None:
     assert visit.complaints() == []
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-def test_nothing_bars_the_way(visit: Visit, page: Path, screen: dict[str, Any]) -> None:
-    shown = visit.open(page, **screen)
-    keep(shown, "sweep", **screen)
-    assert barriers(shown) == []
+def test_nothing_bars_the_way(visit: Visit, page: Path) -> None:
+    assert barriers_on_every_screen(visit.open(page), "sweep") == {}
 
 
 @pytest.mark.parametrize("width", [1280, 320])
