@@ -29,13 +29,14 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirroring]:
 
     with LoopbackModel(lambda m: f"Of course. {HOSTILE}") as champion, LoopbackModel(careless) as candidate:
         config = settings(champion.base, candidate.base)
+        config["candidate"]["timeout"] = 60  # a busy machine is no failure of the candidate
         config["guards"] = [{"metric": "complied", "margin": 0.05}, {"metric": "finished", "margin": 0.05}]
         with Mirroring(tmp_path_factory.mktemp("mirror"), config) as made:
             for i in range(90):
                 made.post(
                     chat(f"Where is my {'parcel' if i % 3 == 0 else 'refund'} {i}? {HOSTILE} jane.doe@example.com")
                 )
-            assert wait_for(lambda: verdict_of(made.loaded).get("verdict") == "block", 90)
+            assert wait_for(lambda: verdict_of(made.loaded).get("verdict") == "block", 240), verdict_of(made.loaded)
             yield made
 
 
