@@ -12,9 +12,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request
 
 _sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 _axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -22,7 +25,7 @@ CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome")
 if CHROMIUM is None:
     pytest.skip("no Chromium on this machine", allow_module_level=True)
 
-Browser, Page, expect = _sync_api.Browser, _sync_api.Page, _sync_api.expect
+expect = _sync_api.expect
 PATIENCE = 60_000  # ms; for a machine that is busy with everything else, never for a page
 expect.set_options(timeout=PATIENCE)
 
@@ -34,13 +37,14 @@ _DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFram
 
 
 @contextmanager
-def launched() -> Iterator[Any]:
+def launched() -> Iterator[Browser]:
     """A Chromium that can reach nothing but 127.0.0.1.
 
     Keep it no longer than for one module: while Playwright's sync API is open in a thread, `asyncio.run` refuses to run
     there, so tests of other modules must find it closed.
     """
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    alone = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", alone]
     with _sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet, timeout=PATIENCE)
         yield browser
@@ -54,16 +58,16 @@ class Visit:
     to anything but the folder or the server that the page came from.
     """
 
-    def __init__(self, browser: Any) -> None:
+    def __init__(self, browser: Browser) -> None:
         self._browser = browser
-        self._contexts: list[Any] = []
-        self._scripted: list[Any] = []
+        self._contexts: list[BrowserContext] = []
+        self._scripted: list[Page] = []
         self.heard: list[str] = []
 
     def open(
         self, address: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True,
         password: str = "",
-    ) -> Any:  # fmt: skip
+    ) -> Page:  # fmt: skip
         """A page once it has loaded. `password` answers a server that asks for one."""
         context = self._browser.new_context(
             viewport={"width": width, "height": height}, is_mobile=width < 500,
@@ -80,16 +84,16 @@ class Visit:
             self._scripted.append(page)
         return page
 
-    def _listen(self, page: Any, url: str) -> None:
+    def _listen(self, page: Page, url: str) -> None:
         ours = url.partition("#")[0].rpartition("/")[0] + "/"
         if url.startswith("http"):
             ours = "/".join(url.split("/")[:3]) + "/"
 
-        def asked(request: Any) -> None:
+        def asked(request: Request) -> None:
             if not request.url.startswith((ours, "data:,")):
                 self.heard.append(f"request to {request.url}")
 
-        def dialog(shown: Any) -> None:
+        def dialog(shown: Dialog) -> None:
             self.heard.append(f"dialog: {shown.message}")
             shown.dismiss()
 
@@ -110,7 +114,7 @@ class Visit:
             context.close()
 
 
-def keep(page: Any, name: str, *, height: int | None = None) -> None:
+def keep(page: Page, name: str, *, height: int | None = None) -> None:
     """Keep a screenshot where $HARNESS_SCREENSHOTS names a folder, for people to look at and for docs/img."""
     if folder := os.environ.get("HARNESS_SCREENSHOTS"):
         clip = height and {"x": 0, "y": 0, "width": page.viewport_size["width"], "height": height}
@@ -118,12 +122,12 @@ def keep(page: Any, name: str, *, height: int | None = None) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True, clip=clip)
 
 
-def unfold(page: Any) -> None:
+def unfold(page: Page) -> None:
     """Open everything that can be opened."""
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
 
 
-def barriers(page: Any, *, contrast: bool = True) -> list[str]:
+def barriers(page: Page, *, contrast: bool = True) -> list[str]:
     """What axe-core and our own checks find: violations of any weight, faint texts, ids given twice, too wide.
 
     `contrast` is whether axe-core looks at it too, which takes it most of its time; ours is stricter, and always looks.
@@ -137,7 +141,7 @@ def barriers(page: Any, *, contrast: bool = True) -> list[str]:
     return faults + ([f"{wide} px wide on a screen of {room}"] if wide > room else [])
 
 
-def barriers_on_every_screen(page: Any, name: str) -> dict[str, list[str]]:
+def barriers_on_every_screen(page: Page, name: str) -> dict[str, list[str]]:
     """The barriers by screen, without the screens that have none; a picture of each is kept."""
     found = {}
     for scheme, width in SCREENS:
@@ -148,7 +152,7 @@ def barriers_on_every_screen(page: Any, name: str) -> dict[str, list[str]]:
     return {screen: faults for screen, faults in found.items() if faults}
 
 
-def scrolls_sideways(page: Any, *widths: int) -> list[int]:
+def scrolls_sideways(page: Page, *widths: int) -> list[int]:
     """Those of the widths, in px, of which the page would need more."""
     wide = []
     for width in widths:
@@ -158,13 +162,13 @@ def scrolls_sideways(page: Any, *widths: int) -> list[int]:
     return wide
 
 
-def faint(page: Any) -> list[str]:
+def faint(page: Page) -> list[str]:
     """Texts whose contrast with their ground is below 4.5:1, also where axe-core asks for less or cannot tell."""
     page.evaluate(_CHECKS)
     return [f"faint: {text}" for text in page.evaluate("pageChecks.faint()")]
 
 
-def keyboard_barriers(page: Any) -> list[str]:
+def keyboard_barriers(page: Page) -> list[str]:
     """What stands in the way of somebody who has only a keyboard, found by pressing Tab until it comes round.
 
     Everything that can be used must be reached, must show that it has the focus (an outline of 2 px with a contrast of
@@ -181,12 +185,12 @@ def keyboard_barriers(page: Any) -> list[str]:
         faults += found
 
 
-def press(page: Any, *keys: str) -> None:
+def press(page: Page, *keys: str) -> None:
     """Press keys, one after another."""
     for key in keys:
         page.keyboard.press(key)
 
 
-def focused(page: Any) -> str:
+def focused(page: Page) -> str:
     """The id of what has the focus."""
     return str(page.evaluate("document.activeElement.id"))

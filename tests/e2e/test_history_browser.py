@@ -116,6 +116,8 @@ def test_two_runs_are_compared_down_to_the_sample_by_the_keyboard(visit: Visit, 
     assert visit.complaints() == []
     expect(shown).to_have_title("History: samples")
     expect(shown.locator("#guard-rows tr")).to_have_count(2)
+    names = [cell.get_attribute("data-label") for cell in shown.locator("#guard-rows tr").first.locator("td").all()]
+    assert names == ["adapter-0", "adapter-8"], "what a narrow screen shows in the place of the table's head"
 
 
 def test_runs_are_compared_from_the_index_without_a_mouse(visit: Visit, built: site.Built) -> None:
