@@ -11,6 +11,7 @@ import yaml
 
 from harness.gate import GateResult
 from harness.records import Check, Comparison, Verdict
+from harness.report._sweep import SweepPage, TrialRow
 from harness.training.recipe import LoadedRecipe
 from harness.training.run import TrainingResult
 from harness.training.stages import WORK
@@ -22,6 +23,22 @@ SETTINGS = [
     {"path": RANK, "choices": [2, 4, 8]},
     {"path": SHARE, "low": 0.05, "high": 0.5},
 ]
+
+PAGE = SweepPage(
+    title="recipe.yaml",
+    paths=("scope.rank",),
+    trials=[
+        TrialRow(0, "feasible", ["4"], 10.0, 0.2, "+10.0 pts", "0.20 of the margin"),
+        TrialRow(1, "regressed", ["8"], 40.0, 1.5, "+40.0 pts", "1.50 of the margin"),
+        TrialRow(2, "regressed", ["16"], 50.0, 20.0, "+50.0 pts", "20 of the margin"),
+        TrialRow(3, "failed", ["32"], remark="<script>alert(1)</script> out of memory"),
+    ],
+    front=(0, 1, 2),
+    chosen=0,
+    facts=[("Samples", "support@1: 60 for choosing, 140 for the verdict")],
+    settings={"scope.rank": "4"},
+    next_step="harness train recipe-swept.yaml",
+)
 
 
 def sweep(folder: Path, *, trials: int = 6, recipe: dict[str, Any] | None = None, **said: Any) -> LoadedSweep:

@@ -13,28 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
-from harness.report._sweep import NARROW, WIDE, SweepPage, TrialRow, render
+from harness.report._sweep import NARROW, WIDE, render
 from harness.training.sweeping import sweep as sweeping
 from harness.training.sweeping import telling
 from harness.training.sweeping.outcome import Trial, front, measured, recommended
 from harness.training.sweeping.sweep import SweepResult
-from tests.sweep_example import RATE, result, sweep
-
-PAGE = SweepPage(
-    title="recipe.yaml",
-    paths=("scope.rank",),
-    trials=[
-        TrialRow(0, "feasible", ["4"], 10.0, 0.2, "+10.0 pts", "0.20 of the margin"),
-        TrialRow(1, "regressed", ["8"], 40.0, 1.5, "+40.0 pts", "1.50 of the margin"),
-        TrialRow(2, "regressed", ["16"], 50.0, 20.0, "+50.0 pts", "20 of the margin"),
-        TrialRow(3, "failed", ["32"], remark="<script>alert(1)</script> out of memory"),
-    ],
-    front=(0, 1, 2),
-    chosen=0,
-    facts=[("Samples", "support@1: 60 for choosing, 140 for the verdict")],
-    settings={"scope.rank": "4"},
-    next_step="harness train recipe-swept.yaml",
-)
+from tests.sweep_example import PAGE, RATE, result, sweep
 
 
 def test_the_page_needs_nothing_and_runs_nothing() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import re
 import shutil
-import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,24 @@ import pytest
 
 from harness.history import site
 from harness.history.samples import TEXTS
-from tests.browser import CHROMIUM, CONTRAST, Browser
+from tests.browsing import (
+    Visit,
+    barriers_on_every_screen,
+    expect,
+    faint,
+    focused,
+    keyboard_barriers,
+    press,
+    scrolls_sideways,
+    unfold,
+)  # fmt: skip
 from tests.history_example import GUARDS, make_run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-    pytest.mark.timeout(180),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ATTACK = "</script><script>document.title='caught'</script><img src=x onerror=\"document.title='caught'\">"
-FOUND = "document.getElementById('found').textContent"
+LOADED = re.compile("rows|No sample")
 MANY = 50_000
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -64,98 +62,101 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> site.Built:
     return made
 
 
-def complaints(browser: Browser) -> list[dict[str, Any]]:
-    """Errors in the console, exceptions, violations of the policy, and requests to anything but the site."""
-    browser.value("new Promise((done) => setTimeout(done, 150))")
-    noisy = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled", "Page.javascriptDialogOpening")
-    loud = [e for e in browser.events if e.get("method") in noisy]
-    for event in browser.events:
-        if event.get("method") == "Network.requestWillBeSent":
-            url = event["params"]["request"]["url"]
-            if not url.startswith(("file://", "data:,", "http://127.0.0.1:")):
-                loud.append(event)
-    return loud
-
-
-def compare(browser: Browser, built: site.Built, *places: int, base: str = "", **screen: Any) -> None:
-    """Open the page of one run, or two, by their places in the history, and wait for their samples."""
+def compare(visit: Visit, built: site.Built, *places: int, base: str = "", **screen: Any) -> Any:
+    """The page of one run, or two, by their places in the history, once their samples are there."""
     address = "&".join(f"{name}={built.runs[place].key}" for name, place in zip("ab", places, strict=False))
-    browser.open("about:blank")
-    page = base or built.index.parent.as_uri()
-    browser.open(f"{page}/compare.html#{address}", **screen)
-    look = f"const look = () => /rows|No sample/.test({FOUND}) ? done() : setTimeout(look, 10)"
-    browser.value(f"new Promise((done) => {{ {look}; look(); }})")
+    shown = visit.open(f"{base or built.index.parent.as_uri()}/compare.html#{address}", **screen)
+    expect(shown.locator("#found")).to_have_text(LOADED)
+    return shown
 
 
-def test_the_index_loads_without_a_complaint_and_holds_every_run(browser: Browser, built: site.Built) -> None:
-    browser.open(built.index)
-    assert complaints(browser) == []
-    assert browser.value("document.querySelectorAll('#rows tr').length") == 9
-    assert browser.value("document.querySelectorAll('.trend.wide .dots').length") > 2
-    assert browser.value("document.title") == "History: 9 runs"
+def read(shown: Any) -> None:
+    """Read the sample that is chosen in the list, by keyboard, and wait until it is there."""
+    shown.locator("#list").focus()
+    press(shown, "Enter")
+    expect(shown.locator("#detail-title")).to_have_text(shown.locator(".row[aria-selected=true] .id").inner_text())
 
 
-def test_runs_are_searched_filtered_and_chosen_for_comparison(browser: Browser, built: site.Built) -> None:
-    browser.open(built.index)
-    browser.press("/")
-    assert browser.value("document.activeElement.id") == "query"
-    browser.value("q = document.getElementById('query'); q.value = 'adapter-3'; q.dispatchEvent(new Event('input'))")
-    assert browser.value(FOUND) == "1 of 9 runs"
-    browser.value("q.value = ''; q.dispatchEvent(new Event('input'))")
-    browser.value("[2, 5, 7].forEach((i) => document.querySelectorAll('#rows input')[i].click())")
-    href = browser.value("document.getElementById('compare').getAttribute('href')")
+def test_the_index_loads_without_a_complaint_and_holds_every_run(visit: Visit, built: site.Built) -> None:
+    shown = visit.open(built.index)
+    assert visit.complaints() == []
+    expect(shown.locator("#rows tr")).to_have_count(9)
+    assert shown.locator(".trend.wide .dots").count() > 2
+    expect(shown).to_have_title("History: 9 runs")
+
+
+def test_runs_are_searched_filtered_and_chosen_for_comparison(visit: Visit, built: site.Built) -> None:
+    shown = visit.open(built.index)
+    press(shown, "/")
+    assert focused(shown) == "query"
+    shown.keyboard.type("adapter-3")
+    expect(shown.locator("#found")).to_have_text("1 of 9 runs")
+    shown.locator("#query").fill("")
+    for place in (2, 5, 7):
+        shown.locator("#rows input").nth(place).click()
+    expect(shown.locator("#rows input:checked")).to_have_count(2)
+    href = shown.locator("#compare").get_attribute("href")
     assert href == f"compare.html#a={built.runs[7].key}&b={built.runs[5].key}", "the last two chosen, the older first"
-    browser.value("document.querySelector('input[value=block]').click()")
-    verdicts = browser.value(
-        "[...new Set([...document.querySelectorAll('#rows tr:not([hidden])')].map((r) => r.dataset.verdict))]"
-    )
-    assert verdicts == ["block"]
+    shown.locator("label", has=shown.locator("input[value=block]")).click()
+    rows = shown.locator("#rows tr:not([hidden])")
+    expect(rows).not_to_have_count(9)
+    assert {row.get_attribute("data-verdict") for row in rows.all()} == {"block"}
 
 
-def test_two_runs_are_compared_down_to_the_sample_by_the_keyboard(browser: Browser, built: site.Built) -> None:
-    compare(browser, built, 8, 0)
-    assert browser.value("document.getElementById('change').value") == "t"
-    kinds = browser.value(
-        "[...new Set([...document.querySelectorAll('.row .change')].map((c) => c.textContent))].sort()"
-    )
-    assert kinds == ["Better", "Worse"]
-    browser.value("document.getElementById('list').focus()")
-    browser.press("ArrowDown")
-    browser.press("ArrowDown")
-    browser.press("ArrowUp")
-    chosen = browser.value(
-        "document.getElementById(document.activeElement.getAttribute('aria-activedescendant')).ariaPosInSet"
-    )
-    assert chosen == "2"
-    browser.press("Enter")
-    browser.value("new Promise((done) => setTimeout(done, 250))")
-    sample = browser.value("document.querySelector('.row[aria-selected=true] .id').textContent")
-    assert browser.value("document.getElementById('detail-title').textContent") == sample
-    assert ATTACK in browser.value("document.getElementById('detail-body').textContent")
-    assert complaints(browser) == []
-    assert browser.value("document.title") == "History: samples"
-    assert browser.value("document.querySelectorAll('#guard-rows tr').length") == 2
+def test_two_runs_are_compared_down_to_the_sample_by_the_keyboard(visit: Visit, built: site.Built) -> None:
+    shown = compare(visit, built, 8, 0)
+    expect(shown.locator("#change")).to_have_value("t")
+    assert set(shown.locator(".row .change").all_inner_texts()) == {"Better", "Worse"}
+    shown.locator("#list").focus()
+    press(shown, "ArrowDown", "ArrowDown", "ArrowUp")
+    chosen = "document.getElementById(document.activeElement.getAttribute('aria-activedescendant')).ariaPosInSet"
+    assert shown.evaluate(chosen) == "2"
+    read(shown)
+    expect(shown.locator("#detail-body")).to_contain_text(ATTACK)
+    assert visit.complaints() == []
+    expect(shown).to_have_title("History: samples")
+    expect(shown.locator("#guard-rows tr")).to_have_count(2)
+    names = [cell.get_attribute("data-label") for cell in shown.locator("#guard-rows tr").first.locator("td").all()]
+    assert names == ["adapter-0", "adapter-8"], "what a narrow screen shows in the place of the table's head"
 
 
-def test_what_the_address_names_is_loaded_only_if_the_page_knows_it(browser: Browser, built: site.Built) -> None:
-    browser.open("about:blank")
-    browser.open(f"{(built.index.parent / 'compare.html').as_uri()}#a=../../evil&b=%3Cimg%3E")
-    browser.value("new Promise((done) => setTimeout(done, 300))")
-    assert browser.value("document.getElementById('a').value") == built.runs[0].key
-    assert browser.value("[...document.scripts].filter((s) => s.src.includes('evil')).length") == 0
+def test_runs_are_compared_from_the_index_without_a_mouse(visit: Visit, built: site.Built) -> None:
+    shown = visit.open(built.index)
+    for place in (0, 8):
+        shown.locator("#rows input").nth(place).focus()
+        press(shown, "Space")
+    shown.locator("#compare").focus()
+    press(shown, "Enter")
+    expect(shown.locator("#found")).to_have_text(LOADED)
+    expect(shown.locator("#a")).to_have_value(built.runs[8].key)
+    expect(shown.locator("#b")).to_have_value(built.runs[0].key)
+    press(shown, "/")
+    assert focused(shown) == "query"
+    press(shown, "Tab", "Tab", "End")
+    expect(shown.locator("#change")).to_have_value("")
+    expect(shown.locator("#found")).to_have_text("240 of 240 rows")
+    press(shown, "Tab", "End")
+    read(shown)
 
 
-def test_a_file_that_is_missing_is_said_and_not_swallowed(browser: Browser, built: site.Built, tmp_path: Path) -> None:
+def test_what_the_address_names_is_loaded_only_if_the_page_knows_it(visit: Visit, built: site.Built) -> None:
+    shown = visit.open(f"{(built.index.parent / 'compare.html').as_uri()}#a=../../evil&b=%3Cimg%3E")
+    expect(shown.locator("#found")).to_have_text(LOADED)
+    expect(shown.locator("#a")).to_have_value(built.runs[0].key)
+    assert shown.evaluate("[...document.scripts].filter((s) => s.src.includes('evil')).length") == 0
+
+
+def test_a_file_that_is_missing_is_said_and_not_swallowed(visit: Visit, built: site.Built, tmp_path: Path) -> None:
     copy = tmp_path / "site"
     shutil.copytree(built.index.parent, copy)
     (copy / "data" / f"{built.runs[0].key}.js").unlink()
-    browser.open("about:blank")
-    browser.open(f"{(copy / 'compare.html').as_uri()}#a={built.runs[0].key}")
-    browser.value("new Promise((done) => setTimeout(done, 300))")
-    assert "cannot be read" in browser.value("document.getElementById('alarm').textContent")
+    shown = visit.open(f"{(copy / 'compare.html').as_uri()}#a={built.runs[0].key}")
+    expect(shown.locator("#alarm")).to_contain_text("cannot be read")
+    assert "ERR_FILE_NOT_FOUND" in " ".join(visit.complaints())
+    visit.heard.clear()
 
 
-def test_it_works_from_a_web_server_too(browser: Browser, built: site.Built) -> None:
+def test_it_works_from_a_web_server_too(visit: Visit, built: site.Built) -> None:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             pass
@@ -163,98 +164,76 @@ def test_it_works_from_a_web_server_too(browser: Browser, built: site.Built) -> 
     handler = functools.partial(Quiet, directory=str(built.index.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        compare(browser, built, 1, base=f"http://127.0.0.1:{server.server_port}")
-        assert browser.value(FOUND) == "240 of 240 rows"
-        assert complaints(browser) == []
-        browser.open("about:blank")
+        shown = compare(visit, built, 1, base=f"http://127.0.0.1:{server.server_port}")
+        expect(shown.locator("#found")).to_have_text("240 of 240 rows")
+        assert visit.complaints() == []
+        shown.goto("about:blank")
         server.shutdown()
 
 
-def test_fifty_thousand_samples_are_drawn_a_screen_at_a_time(browser: Browser, large: site.Built) -> None:
-    compare(browser, large, 0)
-    assert browser.value(FOUND) == f"{MANY:,} of {MANY:,} rows"
-    assert browser.value("document.querySelectorAll('.row').length") < 100
-    browser.value("document.getElementById('list').focus()")
-    browser.press("End")
-    browser.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    last = browser.value("document.querySelector('.row[aria-selected=true] .id').textContent")
-    assert last == f"support@1-{MANY - 1:05}"
-    browser.value("document.getElementById('query').value = '49999'")
-    browser.value("document.getElementById('guard').dispatchEvent(new Event('change'))")
-    assert browser.value(FOUND) == f"1 of {MANY:,} rows"
-    compare(browser, large, 0, 1)
-    assert browser.value(FOUND).endswith(f"of {MANY:,} rows")
-    assert complaints(browser) == []
+def test_fifty_thousand_samples_are_drawn_a_screen_at_a_time(visit: Visit, large: site.Built) -> None:
+    shown = compare(visit, large, 0)
+    expect(shown.locator("#found")).to_have_text(f"{MANY:,} of {MANY:,} rows")
+    assert shown.locator(".row").count() < 100
+    shown.locator("#list").focus()
+    press(shown, "End")
+    expect(shown.locator(".row[aria-selected=true] .id")).to_have_text(f"support@1-{MANY - 1:05}")
+    shown.locator("#query").fill("49999")
+    expect(shown.locator("#found")).to_have_text(f"1 of {MANY:,} rows")
+    shown = compare(visit, large, 0, 1)
+    expect(shown.locator("#found")).to_have_text(re.compile(f"of {MANY:,} rows$"))
+    assert visit.complaints() == []
 
 
-def test_texts_are_loaded_only_when_a_sample_is_read(browser: Browser, large: site.Built) -> None:
-    compare(browser, large, 0)
+def test_texts_are_loaded_only_when_a_sample_is_read(visit: Visit, large: site.Built) -> None:
+    shown = compare(visit, large, 0)
     loaded = "[...document.scripts].filter((s) => /data.*\\/\\d+\\.js$/.test(s.src)).length"
-    assert browser.value(loaded) == 0
-    browser.value(f"list = document.getElementById('list'); list.focus(); list.scrollTop = {TEXTS} * 36")
-    browser.press("Enter")
-    browser.value("new Promise((done) => setTimeout(done, 250))")
-    assert browser.value(loaded) == 1
+    assert shown.evaluate(loaded) == 0
+    shown.locator("#list").evaluate(f"list => {{ list.scrollTop = {TEXTS} * 36; }}")
+    row = shown.locator(f"#o{TEXTS}")
+    row.click()
+    expect(shown.locator("#detail-title")).to_have_text(row.locator(".id").inner_text())
+    assert shown.evaluate(loaded) == 1
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1024])
-def test_nothing_scrolls_sideways(browser: Browser, built: site.Built, width: int) -> None:
-    browser.open(built.index, width=width, height=700)
-    browser.value("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    assert browser.value("document.documentElement.scrollWidth") <= width
-    compare(browser, built, 8, 0, width=width, height=700)
-    assert browser.value("document.documentElement.scrollWidth") <= width
+def test_nothing_scrolls_sideways(visit: Visit, built: site.Built) -> None:
+    shown = visit.open(built.index, width=320)
+    unfold(shown)
+    assert scrolls_sideways(shown, 320, 390, 768, 1024) == []
+    shown = compare(visit, built, 8, 0, width=320)
+    assert scrolls_sideways(shown, 320, 390, 768, 1024) == []
 
 
-def test_without_javascript_the_index_is_whole(browser: Browser, built: site.Built) -> None:
-    browser.open(built.index, scripts=False)
-    root = browser.call("DOM.getDocument")["root"]["nodeId"]
-
-    def count(selector: str) -> int:
-        return len(browser.call("DOM.querySelectorAll", nodeId=root, selector=selector)["nodeIds"])
-
-    assert count("#rows tr") == 9
-    assert count("#filters[hidden]") == 1
-    assert count(".trend .bars") > 0
+def test_without_javascript_the_index_is_whole(visit: Visit, built: site.Built) -> None:
+    shown = visit.open(built.index, scripts=False)
+    expect(shown.locator("#rows tr")).to_have_count(9)
+    expect(shown.locator("#filters[hidden]")).to_have_count(1)
+    assert shown.locator(".trend .bars").count() > 0
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_every_text_has_enough_contrast(browser: Browser, built: site.Built, dark: bool) -> None:
-    browser.open(built.index, dark=dark)
-    browser.value("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    assert browser.value(CONTRAST) == []
-    compare(browser, built, 8, 0, dark=dark)
-    assert browser.value(CONTRAST) == []
+# ---------------------------------------------------------------- for everyone
 
 
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """axe-core's script, from npm into a folder of the test's own; it is part of nothing that we ship."""
-    if shutil.which("npm") is None:
-        pytest.skip("no npm on this machine")
-    folder = tmp_path_factory.mktemp("axe")
-    command = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", "axe-core@4"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90)
-    except subprocess.TimeoutExpired:
-        pytest.skip("npm does not answer")
-    if done.returncode != 0:
-        pytest.skip(f"axe-core does not install: {done.stderr[-200:]}")
-    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
-
-
-@pytest.mark.parametrize("page", ["index", "compare"])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_axe_finds_nothing_serious(browser: Browser, built: site.Built, axe: str, page: str, dark: bool) -> None:
+def opened(visit: Visit, built: site.Built, page: str, **screen: Any) -> Any:
+    """A page as people see it in the middle of their work."""
     if page == "index":
-        browser.open(built.index, dark=dark)
-    else:
-        compare(browser, built, 8, 0, dark=dark)
-        browser.value("document.getElementById('list').focus()")
-        browser.press("Enter")
-        browser.value("new Promise((done) => setTimeout(done, 250))")
-    browser.value(f"{axe};0")
-    found = browser.value(
-        "axe.run().then((r) => r.violations.map((v) => [v.impact, v.id, v.nodes[0].html.slice(0, 160)]))"
-    )
-    assert [one for one in found if one[0] in ("serious", "critical")] == []
+        return visit.open(built.index, **screen)
+    shown = compare(visit, built, *((8, 0) if page == "two" else (8,)), **screen)
+    read(shown)
+    return shown
+
+
+@pytest.mark.parametrize("page", ["index", "one", "two"])
+def test_nothing_bars_the_way(visit: Visit, built: site.Built, page: str) -> None:
+    shown = opened(visit, built, page)
+    assert barriers_on_every_screen(shown, f"history-{page}") == {}
+    unfold(shown)
+    assert faint(shown) == []
+
+
+@pytest.mark.parametrize("page", ["index", "two"])
+@pytest.mark.parametrize("width", [1280, 320])
+def test_tab_reaches_everything_and_shows_where_it_is(visit: Visit, built: site.Built, page: str, width: int) -> None:
+    shown = opened(visit, built, page, width=width)
+    unfold(shown)
+    assert keyboard_barriers(shown) == []

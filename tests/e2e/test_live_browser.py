@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.traces.receiver import add_token, read_tokens
-from tests.browser import CHROMIUM, CONTRAST, Browser
+from tests.browsing import Visit, barriers_on_every_screen, expect, keep, keyboard_barriers
 from tests.loopback_model import LoopbackModel, wait_for
 from tests.mirroring import Mirroring, chat, settings, verdict_of
 from tests.receiving import Receiving
 from tests.trace_requests import traces
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-    pytest.mark.timeout(180),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 HOSTILE = "</pre><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -40,70 +29,89 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirroring]:
 
     with LoopbackModel(lambda m: f"Of course. {HOSTILE}") as champion, LoopbackModel(careless) as candidate:
         config = settings(champion.base, candidate.base)
+        config["candidate"]["timeout"] = 60  # a busy machine is no failure of the candidate
         config["guards"] = [{"metric": "complied", "margin": 0.05}, {"metric": "finished", "margin": 0.05}]
         with Mirroring(tmp_path_factory.mktemp("mirror"), config) as made:
             for i in range(90):
                 made.post(
                     chat(f"Where is my {'parcel' if i % 3 == 0 else 'refund'} {i}? {HOSTILE} jane.doe@example.com")
                 )
-            assert wait_for(lambda: verdict_of(made.loaded).get("verdict") == "block", 90)
+            assert wait_for(lambda: verdict_of(made.loaded).get("verdict") == "block", 240), verdict_of(made.loaded)
             yield made
 
 
-def text(browser: Browser) -> str:
-    return str(browser.value("document.body.innerText"))
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Receiving, str]]:
+    """A receiver that has taken spans of one tenant, and this tenant's token."""
+    folder = tmp_path_factory.mktemp("receiver")
+    token = add_token(folder / "tokens", "shop")
+    with Receiving(folder / "store", read_tokens(folder / "tokens")) as made:
+        made.post(traces(*[{}] * 3).SerializeToString(), authorization=f"Bearer {token}")
+        made.compacted()
+        yield made, token
 
 
-def test_everything_can_be_read_without_javascript_and_refreshes_by_itself(browser: Browser, mirror: Mirroring) -> None:
-    browser.open(mirror.url, scripts=False)
-    shown = text(browser)
+def test_everything_can_be_read_without_javascript_and_refreshes_by_itself(visit: Visit, mirror: Mirroring) -> None:
+    page = visit.open(mirror.url, scripts=False)
+    shown = page.locator("body").inner_text()
     for expected in ("BLOCK", "complied regressed", "eligible calls were compared", "Newest disagreements", "EMAIL_"):
         assert expected in shown
     assert "jane.doe" not in shown
-    assert browser.value("document.querySelectorAll('svg.sequence').length") == 2
-    assert browser.value("document.querySelector('noscript meta, meta[http-equiv=refresh]') !== null")
+    expect(page.locator("svg.sequence")).to_have_count(2)
+    assert page.locator("noscript meta, meta[http-equiv=refresh]").count() > 0
 
 
-def test_hostile_texts_are_texts_and_nothing_else_is_asked_for(browser: Browser, mirror: Mirroring) -> None:
-    browser.open(mirror.url)
-    assert browser.value("document.title") == "Harness mirror"
-    assert HOSTILE[:20] in text(browser)
-    assert browser.value("document.querySelectorAll('main img, main script').length") == 0
-    addresses = {
-        e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"
-    }
-    assert all(address.startswith((mirror.url, "data:")) for address in addresses), addresses
-    problems = [e for e in browser.events if e.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown")]
-    assert not problems, problems
+def test_hostile_texts_are_texts_and_nothing_else_is_asked_for(visit: Visit, mirror: Mirroring) -> None:
+    page = visit.open(mirror.url)
+    expect(page).to_have_title("Harness mirror")
+    assert HOSTILE[:20] in page.locator("body").inner_text()
+    expect(page.locator("main img, main script")).to_have_count(0)
+    assert visit.complaints() == []
 
 
-def test_new_numbers_come_without_a_reload(browser: Browser, mirror: Mirroring) -> None:
-    browser.open(mirror.url)
-    browser.value("window.mark = 1, document.body.dataset.seconds")
+def test_new_numbers_come_without_a_reload(visit: Visit, mirror: Mirroring) -> None:
+    page = visit.open(mirror.url)
+    received = page.locator(".figures div", has_text="calls received").locator("dd")
+    before = int(received.inner_text())
+    page.evaluate("window.mark = 1")
     mirror.post(chat("one more"))
-    wanted = """new Promise((done) => {
-      const until = Date.now() + 20000;
-      const there = () => document.body.innerText.includes("91") || Date.now() > until;
-      const look = () => (there() ? done(true) : setTimeout(look, 200));
-      look();
-    })"""
-    browser.value(wanted)
-    assert "91" in text(browser)
-    assert browser.value("window.mark") == 1
-    assert browser.value("document.title") == "Harness mirror"
+    expect(received).to_have_text(str(before + 1))
+    assert page.evaluate("window.mark") == 1
+    expect(page).to_have_title("Harness mirror")
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_it_is_readable_in_light_and_dark_wide_and_narrow(
-    browser: Browser, mirror: Mirroring, dark: bool, width: int
+def opened(visit: Visit, mirror: Mirroring, receiver: tuple[Receiving, str], page: str, **screen: Any) -> Any:
+    """One of the two live pages; the receiver's asks for a token."""
+    if page == "mirror":
+        return visit.open(mirror.url, **screen)
+    return visit.open(receiver[0].url, password=receiver[1], **screen)
+
+
+PAGES = pytest.mark.parametrize("page", ["mirror", "receiver"])
+
+
+@PAGES
+def test_nothing_bars_the_way(visit: Visit, mirror: Mirroring, receiver: tuple[Receiving, str], page: str) -> None:
+    shown = opened(visit, mirror, receiver, page)
+    if page == "mirror":
+        keep(shown, "live", height=1500)  # docs/img/live.png
+    assert barriers_on_every_screen(shown, f"live-{page}") == {}
+    assert all(one.get_attribute("aria-label") for one in shown.locator("svg[role=img]").all())
+
+
+@PAGES
+@pytest.mark.parametrize("width", [1280, 320])
+def test_tab_reaches_everything_and_shows_where_it_is(
+    visit: Visit, mirror: Mirroring, receiver: tuple[Receiving, str], page: str, width: int
 ) -> None:
-    browser.open(mirror.url, dark=dark, width=width)
-    assert browser.value(CONTRAST) == []
-    assert browser.value("document.documentElement.scrollWidth <= window.innerWidth")
-    assert browser.value("[...document.querySelectorAll('svg[role=img]')].every((s) => s.getAttribute('aria-label'))")
-    if width == 1280 and not dark and (folder := os.environ.get("LIVE_SCREENSHOT")):
-        browser.screenshot(Path(folder) / "live.png", height=1500)
+    assert keyboard_barriers(opened(visit, mirror, receiver, page, width=width)) == []
+
+
+def test_a_browser_says_the_token_as_its_password(visit: Visit, receiver: tuple[Receiving, str]) -> None:
+    page = visit.open(receiver[0].url, password=receiver[1])
+    expect(page).to_have_title("Harness receiver · shop")
+    expect(page.locator(".figures div", has_text="spans").locator("dd")).to_have_text("3")
+    assert visit.complaints() == []
 
 
 def test_the_receivers_page_shows_each_tenant_its_own_part(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,22 @@ import pytest
 
 from harness.records import Decision
 from harness.report import Document, html
-from tests.browser import CHROMIUM, CONTRAST, Browser
+from tests.browsing import (
+    Visit,
+    barriers,
+    barriers_on_every_screen,
+    expect,
+    faint,
+    focused,
+    keep,
+    keyboard_barriers,
+    press,
+    scrolls_sideways,
+    unfold,
+)  # fmt: skip
 from tests.report_example import document, hostile
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-    pytest.mark.timeout(120),
-]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.close()
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def page(folder: Path, given: Document, **options: object) -> Path:
@@ -33,152 +34,162 @@ def page(folder: Path, given: Document, **options: object) -> Path:
     return path
 
 
-def complaints(browser: Browser) -> list[dict[str, Any]]:
-    """Errors in the console, exceptions, violations of the policy, and requests to anything but the page itself."""
-    browser.value("new Promise((done) => setTimeout(done, 100))")
-    noisy = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled", "Page.javascriptDialogOpening")
-    loud = [e for e in browser.events if e.get("method") in noisy]
-    for event in browser.events:
-        if event.get("method") == "Network.requestWillBeSent":
-            url = event["params"]["request"]["url"]
-            if not url.startswith(("file://", "data:,")):
-                loud.append(event)
-    return loud
-
-
 @pytest.mark.parametrize("decision", ["promote", "block", "hold"])
-def test_it_loads_without_a_complaint(browser: Browser, tmp_path: Path, decision: Decision) -> None:
-    browser.open(page(tmp_path, document(decision)))
-    assert complaints(browser) == []
-    assert browser.value("document.querySelector('h1 .word').textContent") == decision.upper()
-    assert browser.value("getComputedStyle(document.querySelector('.verdict')).borderTopWidth") == "5px"
-    assert browser.value("document.querySelectorAll('#items .item').length") == 25
+def test_it_loads_without_a_complaint(visit: Visit, tmp_path: Path, decision: Decision) -> None:
+    shown = visit.open(page(tmp_path, document(decision)))
+    expect(shown.locator("h1 .word")).to_have_text(decision.upper())
+    expect(shown.locator(".verdict")).to_have_css("border-top-width", "5px")
+    expect(shown.locator("#items .item")).to_have_count(25)
+    assert visit.complaints() == []
 
 
-def test_the_verdict_and_its_reasons_are_on_the_first_screen(browser: Browser, tmp_path: Path) -> None:
+def test_the_verdict_and_its_reasons_are_on_the_first_screen(visit: Visit, tmp_path: Path) -> None:
     for width, height in ((1280, 720), (375, 667)):
-        browser.open(page(tmp_path, document()), width=width, height=height)
-        assert browser.value("document.querySelector('.reasons li').getBoundingClientRect().bottom") < height
+        shown = visit.open(page(tmp_path, document()), width=width, height=height)
+        box = shown.locator(".reasons li").first.bounding_box()
+        assert box["y"] + box["height"] < height
 
 
-def test_an_attack_changes_nothing(browser: Browser, tmp_path: Path) -> None:
-    browser.open(page(tmp_path, hostile()))
-    assert complaints(browser) == []
-    assert browser.value("document.querySelectorAll('script').length") == 2
-    assert (
-        browser.value("document.querySelectorAll('img, iframe, object, link[href^=http], a[href*=evil]').length") == 0
-    )
-    browser.value("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    assert complaints(browser) == []
-    assert browser.value(
-        "[...document.querySelectorAll('#items pre')].some((p) => p.textContent.includes('<img src=x'))"
-    )
+def test_an_attack_changes_nothing(visit: Visit, tmp_path: Path) -> None:
+    shown = visit.open(page(tmp_path, hostile()))
+    assert visit.complaints() == []
+    expect(shown.locator("script")).to_have_count(2)
+    expect(shown.locator("img, iframe, object, link[href^=http], a[href*=evil]")).to_have_count(0)
+    unfold(shown)
+    assert visit.complaints() == []
+    assert shown.locator("#items pre", has_text="<img src=x").count() > 0
 
 
-@pytest.mark.parametrize("width", [320, 375, 390, 768, 1024])
 @pytest.mark.parametrize("given", [document(), hostile()], ids=["example", "hostile"])
-def test_nothing_scrolls_sideways(browser: Browser, tmp_path: Path, width: int, given: Document) -> None:
-    browser.open(page(tmp_path, given), width=width, height=700)
-    browser.value("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    assert browser.value("document.documentElement.scrollWidth") <= width
+def test_nothing_scrolls_sideways(visit: Visit, tmp_path: Path, given: Document) -> None:
+    shown = visit.open(page(tmp_path, given), width=320)
+    unfold(shown)
+    assert scrolls_sideways(shown, 320, 375, 390, 768, 1024) == []
 
 
-def test_without_javascript_everything_but_the_search_is_there(browser: Browser, tmp_path: Path) -> None:
-    browser.open(page(tmp_path, document()), scripts=False)
-    root = browser.call("DOM.getDocument")["root"]["nodeId"]
-
-    def count(selector: str) -> int:
-        return len(browser.call("DOM.querySelectorAll", nodeId=root, selector=selector)["nodeIds"])
-
-    assert count("#items > .item") == 20
-    assert count("#filters[hidden]") == count("#pager[hidden]") == 1
-    assert count(".forest .decision") > 0
-    assert count("#guards tbody tr") == 10
+def test_without_javascript_everything_but_the_search_is_there(visit: Visit, tmp_path: Path) -> None:
+    shown = visit.open(page(tmp_path, document()), scripts=False)
+    expect(shown.locator("#items > .item")).to_have_count(20)
+    expect(shown.locator("#filters[hidden]")).to_have_count(1)
+    expect(shown.locator("#pager[hidden]")).to_have_count(1)
+    assert shown.locator(".forest .decision").count() > 0
+    expect(shown.locator("#guards tbody tr")).to_have_count(10)
 
 
-def test_search_filters_and_pages(browser: Browser, tmp_path: Path) -> None:
-    browser.open(page(tmp_path, document()))
-    found = "document.getElementById('found').textContent"
-    assert browser.value(found) == "400 of 400 samples"
-    browser.value("document.getElementById('next').click()")
-    assert browser.value("document.getElementById('place').textContent") == "Page 2 of 16"
-    browser.value("document.querySelector('input[value=lost]').click()")
-    lost = int(browser.value(found).split()[0])
+def found(shown: Any) -> int:
+    """How many samples the page says that it has found."""
+    return int(shown.locator("#found").inner_text().split()[0].replace(",", ""))
+
+
+def test_search_filters_and_pages(visit: Visit, tmp_path: Path) -> None:
+    shown = visit.open(page(tmp_path, document()))
+    expect(shown.locator("#found")).to_have_text("400 of 400 samples")
+    shown.locator("#next").click()
+    expect(shown.locator("#place")).to_have_text("Page 2 of 16")
+    shown.locator("label", has=shown.locator("input[value=lost]")).click()
+    expect(shown.locator("#place")).to_have_text(re.compile("^Page 1 of"))
+    lost = found(shown)
     assert 0 < lost < 400
-    assert browser.value("document.getElementById('place').textContent").startswith("Page 1 of")
-    kinds = browser.value("[...new Set([...document.querySelectorAll('.item .change')].map((c) => c.textContent))]")
-    assert kinds == ["Lost"]
-    browser.value("q = document.getElementById('query'); q.value = 'DUCKS bakery'; q.dispatchEvent(new Event('input'))")
-    browser.value("new Promise((done) => setTimeout(done, 150))")
-    assert 0 < int(browser.value(found).split()[0]) < lost
-    browser.value("q.value = 'nowhere at all'; q.dispatchEvent(new Event('input'))")
-    browser.value("new Promise((done) => setTimeout(done, 150))")
-    assert browser.value(found).startswith("No sample matches")
-    assert complaints(browser) == []
+    assert set(shown.locator(".item .change").all_inner_texts()) == {"Lost"}
+    shown.locator("#query").fill("DUCKS bakery")
+    expect(shown.locator("#found")).not_to_have_text(f"{lost} of 400 samples")
+    assert 0 < found(shown) < lost
+    shown.locator("#query").fill("nowhere at all")
+    expect(shown.locator("#found")).to_have_text(re.compile("^No sample matches"))
+    assert visit.complaints() == []
 
 
-def test_a_slice_leads_to_its_samples(browser: Browser, tmp_path: Path) -> None:
-    browser.open(page(tmp_path, document()))
-    browser.value("document.querySelector('.tile[data-tag=nested]').click()")
-    assert browser.value("document.getElementById('tag').value") == "nested"
-    assert browser.value("document.getElementById('guard').value") == "golden/json-tools/schema_valid"
-    tags = browser.value("[...new Set([...document.querySelectorAll('.item .tags')].map((t) => t.textContent))]")
-    assert tags == ["nested"]
+def test_a_slice_leads_to_its_samples(visit: Visit, tmp_path: Path) -> None:
+    shown = visit.open(page(tmp_path, document()))
+    shown.locator(".tile[data-tag=nested]").click()
+    expect(shown.locator("#tag")).to_have_value("nested")
+    expect(shown.locator("#guard")).to_have_value("golden/json-tools/schema_valid")
+    assert set(shown.locator(".item .tags").all_text_contents()) == {"nested"}
 
 
-def test_the_keyboard_is_enough(browser: Browser, tmp_path: Path) -> None:
-    browser.open(page(tmp_path, document()))
-    browser.press("/")
-    assert browser.value("document.activeElement.id") == "query"
-    browser.value("document.querySelector('#items summary').focus()")
-    browser.press("ArrowDown")
-    browser.press("ArrowDown")
-    browser.press("ArrowUp")
-    summaries = "[...document.querySelectorAll('#items summary')].indexOf(document.activeElement)"
-    assert browser.value(summaries) == 1
-    browser.press("Enter")
-    assert browser.value("document.activeElement.parentElement.open") is True
-    assert browser.value("document.querySelectorAll('a.tile:not([tabindex=\"-1\"])').length") == 27
+def test_what_differs_is_marked(visit: Visit, tmp_path: Path) -> None:
+    shown = visit.open(page(tmp_path, document()))
+    shown.locator("label", has=shown.locator("input[value=lost]")).click()
+    shown.locator("#guard").select_option("capability/gsm8k/exact_match")
+    marked = shown.locator(".item .candidate mark").first
+    expect(marked).to_contain_text("rolls are lost")
+    expect(marked).not_to_contain_text("There are")
 
 
-def test_what_differs_is_marked(browser: Browser, tmp_path: Path) -> None:
-    browser.open(page(tmp_path, document()))
-    browser.value("document.querySelector('input[value=lost]').click()")
-    browser.value("document.getElementById('guard').value = 'capability/gsm8k/exact_match'")
-    browser.value("document.getElementById('guard').dispatchEvent(new Event('change'))")
-    marked = browser.value("document.querySelector('.item .candidate mark').textContent")
-    assert "rolls are lost" in marked
-    assert "There are" not in marked
+def test_five_thousand_samples_are_searched_and_shown_a_page_at_a_time(visit: Visit, tmp_path: Path) -> None:
+    shown = visit.open(page(tmp_path, document(count=5_000)))
+    shown.locator("#query").fill("no such sample")
+    expect(shown.locator("#items .item")).to_have_count(0)
+    shown.locator("#query").fill("")
+    expect(shown.locator("#items .item")).to_have_count(25)
+    expect(shown.locator("#found")).to_have_text("5,000 of 5,000 samples")
 
 
-def test_five_thousand_samples_are_searched_and_shown_a_page_at_a_time(browser: Browser, tmp_path: Path) -> None:
-    browser.open(page(tmp_path, document(count=5_000)))
-    search = (
-        "(() => { document.getElementById('query').value = '{term}';"
-        "document.getElementById('guard').dispatchEvent(new Event('change'));"
-        "return document.querySelectorAll('#items .item').length; })()"
-    )
-    assert browser.value(search.replace("{term}", "no such sample")) == 0
-    browser.value(search.replace("{term}", ""))
-    assert browser.value("document.querySelectorAll('#items .item').length") == 25
+# ---------------------------------------------------------------- for everyone
+
+
+def test_nothing_bars_the_way(visit: Visit, tmp_path: Path) -> None:
+    shown = visit.open(page(tmp_path, document()))
+    assert barriers_on_every_screen(shown, "report") == {}
+    unfold(shown)
+    assert barriers(shown, contrast=False) == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("decision", ["promote", "block", "hold"])
-def test_every_text_has_enough_contrast(browser: Browser, tmp_path: Path, dark: bool, decision: Decision) -> None:
-    browser.open(page(tmp_path, document(decision)), dark=dark)
-    browser.value("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    assert browser.value(CONTRAST) == []
+@pytest.mark.parametrize("decision", ["promote", "hold"])
+def test_every_text_has_enough_contrast(visit: Visit, tmp_path: Path, dark: bool, decision: Decision) -> None:
+    shown = visit.open(page(tmp_path, document(decision)), dark=dark)
+    keep(shown, f"report-{decision}-{'dark' if dark else 'light'}")
+    unfold(shown)
+    assert faint(shown) == []
 
 
-def test_landmarks_headings_and_names(browser: Browser, tmp_path: Path) -> None:
-    browser.open(page(tmp_path, document()))
-    assert browser.value("document.querySelectorAll('main, header, nav, footer').length") == 4
-    assert browser.value("document.querySelectorAll('h1').length") == 1
+def test_landmarks_headings_and_names(visit: Visit, tmp_path: Path) -> None:
+    shown = visit.open(page(tmp_path, document()))
+    expect(shown.locator("main, header, nav, footer")).to_have_count(4)
+    expect(shown.locator("h1")).to_have_count(1)
     unnamed = (
         "[...document.querySelectorAll('input, select, button, [role=img]')]"
         ".filter((n) => !n.labels?.length && !n.textContent.trim() && !n.getAttribute('aria-labelledby')).length"
     )
-    assert browser.value(unnamed) == 0
-    ids = "[...document.querySelectorAll('[id]')].map((n) => n.id)"
-    assert browser.value(f"{ids}.length === new Set({ids}).size") is True
+    assert shown.evaluate(unnamed) == 0
+
+
+@pytest.mark.parametrize(("width", "opened"), [(1280, False), (320, True)], ids=["wide-folded", "narrow-unfolded"])
+def test_tab_reaches_everything_and_shows_where_it_is(visit: Visit, tmp_path: Path, width: int, opened: bool) -> None:
+    shown = visit.open(page(tmp_path, document()), width=width)
+    if opened:
+        unfold(shown)
+    assert keyboard_barriers(shown) == []
+
+
+def test_the_keyboard_is_enough(visit: Visit, tmp_path: Path) -> None:
+    shown = visit.open(page(tmp_path, document()))
+    press(shown, "/")
+    assert focused(shown) == "query"
+    shown.locator("#items summary").first.focus()
+    press(shown, "ArrowDown", "ArrowDown", "ArrowUp")
+    expect(shown.locator("#items summary").nth(1)).to_be_focused()
+    press(shown, "Enter")
+    expect(shown.locator("#items .item > details").nth(1)).to_have_attribute("open", "")
+    expect(shown.locator('a.tile:not([tabindex="-1"])')).to_have_count(27)
+
+
+def test_samples_are_found_and_paged_by_keys_alone(visit: Visit, tmp_path: Path) -> None:
+    shown = visit.open(page(tmp_path, document()))
+    press(shown, "/", "Tab", "ArrowDown")
+    guard = shown.locator("#guard option").nth(1).inner_text()
+    expect(shown.locator("#guard")).to_have_value(guard)
+    press(shown, "Tab", "Tab", "ArrowRight")
+    expect(shown.locator("input[value=lost]")).to_be_checked()
+    assert 0 < found(shown) < 400
+    shown.locator("input[value='']").focus()
+    press(shown, "Space")
+    shown.locator("#guard").select_option("")
+    shown.locator("#next").focus()
+    press(shown, "Enter")
+    expect(shown.locator("#place")).to_have_text("Page 2 of 16")
+    expect(shown.locator("#items summary").first).to_be_focused()
+    shown.locator(".tile[data-tag=nested]").focus()
+    press(shown, "Enter")
+    expect(shown.locator("#tag")).to_have_value("nested")

@@ -63,12 +63,14 @@
   const value = (score) => (typeof score === "number" ? String(score) : score ?? "–");
 
   function rowsOf(columns, side) {
+    const sets = columns.guards.map((guard, index) => `${guard}\n${columns.digests[index]}`);
+    const tags = columns.tags.map((numbers) => numbers.map((tag) => columns.tagNames[tag]).join(" · "));
     return columns.of.map((sample, index) => ({
       guard: columns.guards[columns.guard[index]],
-      digest: columns.digests[columns.guard[index]],
+      set: sets[columns.guard[index]],
       higher: columns.higher[columns.guard[index]],
       id: columns.ids[sample],
-      tags: columns.tags[sample].map((tag) => columns.tagNames[tag]).join(" · "),
+      tags: tags[sample],
       excerpt: columns.excerpts[sample],
       a: side === "a" ? index : -1,
       b: side === "b" ? index : -1,
@@ -78,9 +80,13 @@
 
   function joined(a, b) {
     const found = rowsOf(a, "a");
-    const places = new Map(found.map((row, index) => [`${row.guard}\n${row.digest}\n${row.id}`, index]));
+    const places = new Map(); // set → id → place: nothing is joined for each row, which is what would take long
+    found.forEach((row, index) => {
+      if (!places.has(row.set)) places.set(row.set, new Map());
+      places.get(row.set).set(row.id, index);
+    });
     for (const row of rowsOf(b, "b")) {
-      const index = places.get(`${row.guard}\n${row.digest}\n${row.id}`);
+      const index = places.get(row.set)?.get(row.id);
       if (index === undefined) found.push(row);
       else found[index].b = row.b;
     }
@@ -248,9 +254,10 @@
     select.replaceChildren(...pairs.map(([key, text]) => new Option(text, key, false, key === chosen)));
   }
 
-  function cell(given) {
+  function cell(given, one) {
     const node = document.createElement("td");
     node.setAttribute("role", "cell");
+    node.dataset.label = one.name;
     if (!given) {
       node.textContent = "–";
       return node;
@@ -271,9 +278,9 @@
       const head = document.createElement("th");
       head.scope = "row";
       head.setAttribute("role", "rowheader");
-      head.textContent = text;
-      const of = (one) => one.guards.find((guard) => guard[0] === text);
-      line.append(head, cell(of(a)), ...(b ? [cell(of(b))] : []));
+      head.append(span("label", text));
+      const of = (one) => cell(one.guards.find((guard) => guard[0] === text), one);
+      line.append(head, of(a), ...(b ? [of(b)] : []));
       return line;
     }));
     byId("guards").hidden = false;
@@ -327,10 +334,10 @@
     }
   }
 
-  let timer = 0;
+  let frame = 0; // letters that come within one frame are searched for together
   byId("query").addEventListener("input", () => {
-    clearTimeout(timer);
-    timer = setTimeout(filter, 60);
+    cancelAnimationFrame(frame);
+    frame = requestAnimationFrame(filter);
   });
   for (const id of ["guard", "change"]) byId(id).addEventListener("change", filter);
   for (const id of ["a", "b"]) byId(id).addEventListener("change", chosen);
