@@ -1,10 +1,10 @@
-"""How long the last mile takes: `harness verify` on an adapter of 100 MiB, and a history of 500 runs
+"""How long `harness verify` takes on an adapter of 100 MiB
 
-`python benchmarks/last_mile.py verify` times the command beside what it cannot do without: the start of Python, and the
-SHA-256 of the same file; in turns, so that whatever else the machine does falls on all of them alike.
-`python benchmarks/last_mile.py history` makes 500 runs and builds their site: from nothing, again, and with one more.
+    python benchmarks/verifying.py [--mebibytes 100] [--rounds 11]
 
-Beside the seconds stand those of the processor, which do not depend on who else uses it.
+The command is timed beside what it cannot do without, the start of Python and the SHA-256 of the same file: in turns, so
+that whatever else the machine does falls on all of them alike. Beside the seconds stand those of the processor, which
+do not depend on who else uses it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.history.site import build
 from harness.registry.backends.local import LocalRegistry
 from harness.registry.keys import new_key
 from harness.registry.promoting import prepare
-from tests.history_example import make_run
 from tests.promotion_example import gated, make_adapter
 
 _ROOT = Path(__file__).parents[1]
@@ -63,19 +61,6 @@ def verifying(folder: Path, mebibytes: int, rounds: int) -> None:
     _print(seen)
 
 
-def history(folder: Path, count: int) -> None:
-    """Build the site of `count` runs three times, and print a table."""
-    places, out = [folder / "runs"], folder / "site"
-    for number in range(count):
-        make_run(places[0], f"run-{number}", gain=0.05, seed=number, day=number)
-    steps: dict[str, list[tuple[float, float]]] = {}
-    steps[f"{count} runs, from nothing"] = [_timed(lambda: build(places, out))]
-    steps["again, nothing new"] = [_timed(lambda: build(places, out))]
-    make_run(places[0], "one-more", gain=0.05, seed=count, day=count)
-    steps["again, one run more"] = [_timed(lambda: build(places, out))]
-    _print(steps)
-
-
 def _run(command: Sequence[str]) -> None:
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603 - our own commands
@@ -103,19 +88,14 @@ def _print(seen: Mapping[str, Sequence[tuple[float, float]]]) -> None:
 
 
 def main() -> None:
-    """Run one of the two."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["verify", "history"])
+    """Make the adapter, promote it, and time the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mebibytes", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--runs", type=int, default=500)
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="last-mile-"))
+    folder = Path(tempfile.mkdtemp(prefix="verifying-"))
     try:
-        if given.what == "verify":
-            verifying(folder, given.mebibytes, given.rounds)
-        else:
-            history(folder, given.runs)
+        verifying(folder, given.mebibytes, given.rounds)
     finally:
         shutil.rmtree(folder)
 
