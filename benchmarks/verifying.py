@@ -2,8 +2,8 @@
 
     python benchmarks/verifying.py [--mebibytes 100] [--rounds 11]
 
-The command is timed beside what it cannot do without, the start of Python and the SHA-256 of the same file: in turns, so
-that whatever else the machine does falls on all of them alike. Beside the seconds stand those of the processor, which
+The command is timed beside what it cannot do without, the start of Python and the SHA-256 of the same file: in turns,
+so that whatever else the machine does falls on all alike. Beside the seconds stand those of the processor, which
 do not depend on who else uses it.
 """
 
