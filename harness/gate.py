@@ -234,6 +234,7 @@ def _guard(loaded: LoadedConfig, section: GuardSection, suite: Suite) -> Guard:
         max_failures=settings.max_failures if section.max_failures is None else section.max_failures,
         labels=suite.labels,
         veto=section.veto,
+        largest_cluster=suite.largest_cluster,
     )
     shared = candidates and may_err(guard, stops_early=loaded.stops_early)
     return replace(guard, alpha=share(alpha, candidates)) if shared else guard

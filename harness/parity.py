@@ -152,7 +152,11 @@ def compare_served(
             comparing.add(state, [e for e in entries if e.suite == state.suite.name][:samples])
     if not comparing.pairs:
         raise UsageError(f"{run}: no suite of it can be put to a server: {'; '.join(comparing.left_out)}")
-    guards = [Guard(*key, margin=tolerance, alpha=_ALPHA) for key in comparing.scored]
+    # The order that the run drew its samples in fits the suite's own estimand, and no other.
+    guards = [
+        Guard(*key, margin=tolerance, alpha=_ALPHA, estimand=s.suite.estimand, largest_cluster=s.suite.largest_cluster)
+        for key, s in comparing.scored.items()
+    ]
     evidence = [state.evidence(metric) for (_, metric), state in comparing.scored.items()]
     agreement = _agreement(comparing.pairs)
     checks = _checks(agreement)

@@ -48,6 +48,8 @@ class Table:
         keys = [pair.cluster or f"\0{pair.sample_id}" for pair in pairs]
         self.cluster = np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
         self.sizes = np.bincount(self.cluster, minlength=len(number))
+        for name, size in evidence.sizes.items():
+            self.sizes[number[name]] = size
         asked = np.array([pair.asked for pair in pairs], dtype=bool)
         unasked = np.bincount(self.cluster, weights=~asked, minlength=len(number)) > 0
         self.usable = ~unasked[self.cluster]
@@ -191,7 +193,7 @@ def _test(seen: Observed, guard: Guard, metric: MetricSpec, block_alpha: float) 
         span=metric.span,
         estimand=guard.estimand,
         total=seen.weight,
-        cluster_cap=seen.largest,
+        cluster_cap=max(seen.largest, guard.largest_cluster),
     )
     return sequential_test(seen.draws, design, alpha=guard.alpha, block_alpha=block_alpha, complete=seen.exhausted)
 

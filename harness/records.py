@@ -310,12 +310,17 @@ class HumanLabels:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All samples of one suite under one metric, in the committed order; the unasked ones are at the end."""
+    """All samples of one suite under one metric, in the committed order; the unasked ones are at the end.
+
+    `sizes` holds the clusters of a frozen suite of which the metric concerns some samples and others not, with all of
+    their samples counted: it is by these that the order drew them.
+    """
 
     suite: str
     metric: MetricSpec
     pairs: tuple[PairedScore, ...]
     human: HumanLabels | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def slice(self, tag: str | None) -> tuple[PairedScore, ...]:
         """The pairs that carry `tag`, in order; all of them for None."""
@@ -332,6 +337,7 @@ class Guard:
     With `must_improve` the guard asks for a gain of more than that instead of tolerating a drop of `margin`. With
     `labels` it is about what people think: so many pairs are drawn for them, and the judge's difference is corrected
     by theirs. A guard with a `veto` that is not required blocks when it has regressed, and otherwise changes nothing.
+    `largest_cluster` bounds the clusters of the stream that a `population` guard is about; 0 leaves that to the data.
     """
 
     @property
@@ -350,6 +356,7 @@ class Guard:
     max_failures: float = 0.02
     labels: int = 0
     veto: bool = False
+    largest_cluster: int = 0
 
     @property
     def tolerated(self) -> float:
