@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.cli import main
 from harness.config import load_gate
@@ -60,6 +61,16 @@ def test_a_damaged_form_is_told_by_its_scores(run: Path) -> None:
     found = compare(run, sums(set(range(120)), say="0"))
     assert (found.verdict.verdict, found.agreement.unapplied) == ("block", False)
     assert "not what was evaluated" in found.sentence
+
+
+def test_a_suite_about_a_stream_is_compared_as_one_because_its_order_fits_no_other_test(run: Path) -> None:
+    path = run.parents[1] / "stream.yaml"
+    document = yaml.safe_load((run.parents[1] / "gate.yaml").read_text("utf-8"))
+    document["suites"][0]["estimand"] = "population"
+    path.write_text(yaml.safe_dump(document), "utf-8")
+    with LoopbackModel(sums(LOST)) as server:
+        found = compare_served(load_gate(path), run, Served(server.base, server.model), 200, 0.05, Silent())
+    assert [c.estimand for c in found.verdict.comparisons] == ["population"]
 
 
 def test_too_few_samples_decide_nothing(run: Path) -> None:

@@ -78,6 +78,13 @@ def test_sessions_users_and_near_duplicates_are_capped_and_counted(tmp_path: Pat
         "nearly what another session asked": 4,
     }
     assert Counter(s.cluster for s in golden.samples)["heavy"] == 6
+    assert golden.card.largest_cluster == 6
+
+
+def test_a_set_says_how_large_a_session_of_its_stream_can_be_even_where_none_of_them_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    assert frozen(tmp_path, plain(8))[1].card.largest_cluster == 10
+    assert frozen(tmp_path / "open", plain(8), per_session=None)[1].card.largest_cluster == 0
 
 
 def test_questions_that_differ_by_their_numbers_are_no_duplicates(tmp_path: Path) -> None:
