@@ -62,8 +62,8 @@ class Suite(Protocol):
     """A named list of frozen samples and the way to score two subjects' outputs on them.
 
     `labels` says how many pairs people judge beside the suite's own scores (0: none); `asks_judges` that scoring asks
-    somebody else, so that it costs time and money. `largest_cluster` is the most samples that a cluster of the stream
-    can have, because no more were taken of any (0: not known, so that the largest in the set has to stand for it).
+    somebody else, so that it costs time and money. `largest_cluster` is the most samples that any cluster of
+    the stream could have given (0: not known, so that the largest in the set has to stand for it).
     """
 
     name: str

@@ -65,7 +65,7 @@ def _card(options: FreezeOptions, draw: _Draw) -> dict[str, Any]:
         "source": f"traces from {first} to {last}, drawn as provenance.json says",
         "metrics": [],
         "generation": {"max_tokens": options.max_tokens, "temperature": 0.0},
-        **({"largest_cluster": options.per_session} if options.per_session is not None else {}),
+        "largest_cluster": draw.largest,
         "tags": {tag: f"calls with {tag}" for tag in used},
     }
 
