@@ -394,7 +394,8 @@ class Comparison:
     intervals are None when no pair is complete. `n_tied` counts the used pairs of identical outputs, which no judge
     was shown: they enter the difference as 0, and neither mean. With a `correction`, `difference` and `interval` are
     the corrected ones. Of a `withheld` one only outcome, counts of samples and reason are told: the numbers that it
-    lacks, and `lost` and `won`, are not known to whoever reads it.
+    lacks, and `lost` and `won`, are not known to whoever reads it. Neither of the two has e-values; of any other
+    `log_e_pass` and `log_e_block` are their logarithms, None where the data have made the null impossible.
     """
 
     suite: str
@@ -437,6 +438,16 @@ class Comparison:
         correction = said.get("correction")
         return cls(**{**said, **pairs, "correction": None if correction is None else Correction(**correction)})
 
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready; e-values that there are none of are left out, since 0 and null would both say something."""
+        held = asdict(self)
+        return held if self.has_e_values else {name: value for name, value in held.items() if name not in _E_VALUES}
+
+    @property
+    def has_e_values(self) -> bool:
+        """Whether bets decide it, and their wealth is told."""
+        return self.correction is None and not self.withheld
+
     @property
     def blocks(self) -> bool:
         """Whether this alone makes the verdict BLOCK."""
@@ -453,6 +464,7 @@ class Comparison:
         return f"{self.suite}/{self.metric}" + (f"[{self.slice}]" if self.slice else "")
 
 
+_E_VALUES = frozenset({"log_e_pass", "log_e_block"})
 _PAIRS = ("interval", "population_interval", "bounds")  # JSON has no tuples
 
 
@@ -479,7 +491,7 @@ class Verdict:
         return {
             "verdict": self.verdict,
             "reasons": list(self.reasons),
-            "comparisons": [asdict(c) for c in self.comparisons],
+            "comparisons": [c.as_json() for c in self.comparisons],
             "checks": [asdict(c) for c in self.checks],
         }
 

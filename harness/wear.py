@@ -1,9 +1,9 @@
 """Wear of a set: the plain warning after many looks, and a verdict without the numbers that teach the next candidate
 
-A frozen guard that has asked all of its N samples stays exact: it speaks of these, and a sample does not change by being
-asked again. What wears off is what the set says about anything else, because whoever saw the numbers chose the next
-candidate by them. A guard that stops before the end, is about a stream, or rests on some labels by people errs with
-probability α, once for every candidate.
+A frozen guard that has asked all of its N samples stays exact: it speaks of these, and a sample does not change by
+being asked again. What wears off is what the set says about anything else, because whoever saw the numbers chose the
+next candidate by them. A guard that stops before the end, is about a stream, or rests on some labels by people errs
+with probability α, once for every candidate.
 """
 
 from __future__ import annotations

@@ -281,7 +281,7 @@ def test_clustered_slices_pass_wrongly_no_more_often_than_promised() -> None:
 
 
 def test_clusters_of_which_a_metric_concerns_a_part_weigh_as_much_as_the_order_drew_them_by() -> None:
-    """Over all orders, each as likely as successive sampling makes it, wealth against a true null stays 1 on average."""
+    """Over all orders, each as likely as successive sampling makes it, wealth against a true null is 1 on average."""
     whole, differences = {"big": 12, **{f"s{i}": 1 for i in range(4)}}, [1.0, -0.3, -0.3, -0.2, -0.2]
     named = [
         PairedScore(name, name, (), Score.of(0.5), Score.of(0.5 + d / 2))
@@ -296,8 +296,8 @@ def test_clusters_of_which_a_metric_concerns_a_part_weigh_as_much_as_the_order_d
             chance = float(np.prod([whole[p.cluster] / n for p, n in zip(order, left, strict=True)]))
             seen = observe(Table(Evidence("s", ACCURACY, order, sizes=sizes)), None)
             assert seen.weight == sum({**dict.fromkeys(whole, 1), **sizes}.values())
-            sums, scored, sizes_ = (np.asarray(a, float) for a in (seen.draws.sums, seen.draws.scored, seen.draws.sizes))
-            path = log_wealth(sums, scored, sizes_, mean, gap=0.02, total=float(seen.weight), cap=1.0)
+            sums, scored, weights = seen.draws.sums, seen.draws.scored.astype(float), seen.draws.sizes.astype(float)
+            path = log_wealth(sums, scored, weights, mean, gap=0.02, total=float(seen.weight), cap=1.0)
             total += chance * math.exp(path[2])
         return total
 
@@ -366,6 +366,16 @@ def test_the_reported_numbers_are_those_of_the_complete_pairs() -> None:
     low, high = comparison.population_interval or (0, 0)
     assert low < -8 / 398 < high
     assert comparison.smallest_detectable_drop == pytest.approx(2.486 * math.sqrt(16 / 398) / math.sqrt(398), rel=0.02)
+
+
+def test_samples_that_change_together_resolve_less_and_have_no_mcnemar_test() -> None:
+    groups = [(1.0, 0.0)] * 3 + [(0.0, 1.0)] * 2 + [(1.0, 1.0)] * 35
+    copies = [pair(10 * c + i, *both, cluster=f"c{c}") for c, both in enumerate(groups) for i in range(9)]
+    once = [pair(c, *both) for c, both in enumerate(groups)]
+    clustered, single = (only(decide([evidence(pairs)], [GUARD])) for pairs in (copies, once))
+    assert clustered.smallest_detectable_drop == pytest.approx(single.smallest_detectable_drop)
+    assert (clustered.lost, clustered.mcnemar_p) == (27, None)
+    assert single.mcnemar_p is not None
 
 
 def test_mcnemar_waits_for_the_whole_set() -> None:
