@@ -248,7 +248,7 @@ def _agreement(pairs: Sequence[_Texts]) -> Agreement:
 def _nearer(pair: _Texts) -> int:
     """1 where the server's text goes longer with the candidate's, −1 with the baseline's, 0 where it tells nothing."""
     candidate, baseline, served = (output.spoken or "" for output in (pair.candidate, pair.baseline, pair.served))
-    if candidate == baseline:
+    if candidate == baseline or pair.baseline.spoken is None:  # a baseline that failed is near to nothing
         return 0
     if served in (candidate, baseline):
         return 1 if served == candidate else -1
