@@ -3,8 +3,9 @@
 The samples that a run asked are put to the server in the run's own order, exactly as they were put to the candidate.
 The candidate's stored answers take the baseline's place, the server's answers the candidate's, and the same policy
 decides on the differences of their scores. Texts are compared besides: greedy answers of two engines part at near-ties,
-so agreement is told and does not decide. Where candidate and baseline had answered differently, the server has to be
-nearer to the candidate; nearer to the baseline means that the adapter is not applied.
+so agreement is told and does not decide. What is shown is that the served form is no worse, not that it is no better.
+Where candidate and baseline had answered differently, the server has to be nearer to the candidate; nearer to the
+baseline means that the adapter is not applied.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Parity:
 
     @property
     def exit_code(self) -> int:
-        """0 the same within the tolerance, 1 not the same, 3 undecided."""
+        """0 as good within the tolerance, 1 worse or without the adapter, 3 undecided."""
         return EXIT_CODES[self.verdict.verdict]
 
     @property
@@ -88,8 +89,8 @@ class Parity:
         if self.agreement.unapplied:
             return "the adapter is not applied: the server answers as the baseline did"
         return {
-            "promote": "what is served is what was evaluated, within the tolerance",
-            "block": "what is served is not what was evaluated",
+            "promote": "what is served is as good as what was evaluated, within the tolerance",
+            "block": "what is served is not what was evaluated: it is worse",
             "hold": "undecided: " + "; ".join(self.verdict.reasons),
         }[self.verdict.verdict]
 

@@ -12,8 +12,9 @@ import yaml
 from harness.cli import main
 from harness.config import load_gate
 from harness.errors import ConfigError, PromotionError, SubjectError
-from harness.parity import Agreement, Parity, Served, compare_served
+from harness.parity import Agreement, Parity, Served, _agreement, _Texts, compare_served
 from harness.progress import Silent
+from harness.records import Output
 from tests.loopback_model import LoopbackModel, Messages
 from tests.promotion_example import gated
 
@@ -112,6 +113,14 @@ def test_nearness_is_shown_and_not_guessed_from_a_few() -> None:
     assert Agreement(texts=5, baseline=5).unapplied
     assert not Agreement(texts=100, candidate=50, baseline=50).unapplied
     assert Agreement().interval == (0.0, 1.0)
+    served, other = Output(text="ab"), Output(text="ac")
+    for baseline, nearer in (
+        (Output(text="ax"), (1, 0)),
+        (Output(text="abc"), (0, 1)),
+        (Output(failure="lost"), (0, 0)),
+    ):
+        found = _agreement([_Texts(baseline, other if nearer == (0, 1) else served, served)])
+        assert (found.candidate, found.baseline) == nearer
 
 
 def test_the_command_compares_and_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
