@@ -312,8 +312,7 @@ class HumanLabels:
 class Evidence:
     """All samples of one suite under one metric, in the committed order; the unasked ones are at the end.
 
-    `sizes` holds the clusters of a frozen suite of which the metric concerns some samples and others not, with all of
-    their samples counted: it is by these that the order drew them.
+    `sizes` counts all samples of those clusters of a frozen suite that the metric concerns in part, as its order did.
     """
 
     suite: str
@@ -337,7 +336,7 @@ class Guard:
     With `must_improve` the guard asks for a gain of more than that instead of tolerating a drop of `margin`. With
     `labels` it is about what people think: so many pairs are drawn for them, and the judge's difference is corrected
     by theirs. A guard with a `veto` that is not required blocks when it has regressed, and otherwise changes nothing.
-    `largest_cluster` bounds the clusters of the stream that a `population` guard is about; 0 leaves that to the data.
+    `largest_cluster` bounds the clusters of a `population` guard's stream; 0 leaves that to the data.
     """
 
     @property
@@ -388,14 +387,13 @@ class Correction:
 class Comparison:
     """A guard's result. Means, difference, interval and margin are in score points; D is oriented (up is better).
 
-    `difference` is the mean D over the `n_used` complete pairs; `interval` is the confidence sequence that the
-    decision rests on (level 1−2α); `population_interval` treats the samples as a draw from a wider stream and is
-    not adjusted for early stopping. `lost` and `won` count the pairs that got worse and better. Means and
-    intervals are None when no pair is complete. `n_tied` counts the used pairs of identical outputs, which no judge
-    was shown: they enter the difference as 0, and neither mean. With a `correction`, `difference` and `interval` are
-    the corrected ones. Of a `withheld` one only outcome, counts of samples and reason are told: the numbers that it
-    lacks, and `lost` and `won`, are not known to whoever reads it. Neither of the two has e-values; of any other
-    `log_e_pass` and `log_e_block` are their logarithms, None where the data have made the null impossible.
+    `difference` is the mean D over the `n_used` complete pairs; `interval` is the confidence sequence that the decision
+    rests on (level 1−2α); `population_interval` treats the samples as a draw from a wider stream and is not adjusted
+    for early stopping. `lost` and `won` count the pairs that got worse and better. Means and intervals are None when no
+    pair is complete. `n_tied` counts the used pairs of identical outputs, which no judge was shown: they enter the
+    difference as 0, and neither mean. With a `correction`, `difference` and `interval` are the corrected ones. Of a
+    `withheld` one only outcome, counts of samples and reason are told: the numbers that it lacks, and `lost` and `won`,
+    are not known to whoever reads it. Neither of the two has e-values; None is infinity.
     """
 
     suite: str
@@ -440,8 +438,7 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready; e-values that there are none of are left out, since 0 and null would both say something."""
-        held = asdict(self)
-        return held if self.has_e_values else {name: value for name, value in held.items() if name not in _E_VALUES}
+        return {k: v for k, v in asdict(self).items() if self.has_e_values or k not in ("log_e_pass", "log_e_block")}
 
     @property
     def has_e_values(self) -> bool:
@@ -464,7 +461,6 @@ class Comparison:
         return f"{self.suite}/{self.metric}" + (f"[{self.slice}]" if self.slice else "")
 
 
-_E_VALUES = frozenset({"log_e_pass", "log_e_block"})
 _PAIRS = ("interval", "population_interval", "bounds")  # JSON has no tuples
 
 
