@@ -334,9 +334,9 @@ class Guard:
     """One (suite, metric, slice) with what it tolerates. `margin` and `must_improve` are in score points.
 
     With `must_improve` the guard asks for a gain of more than that instead of tolerating a drop of `margin`. With
-    `labels` it is about what people think: so many pairs are drawn for them, and the judge's difference is corrected
-    by theirs. A guard with a `veto` that is not required blocks when it has regressed, and otherwise changes nothing.
-    `largest_cluster` bounds the clusters of a `population` guard's stream; 0 leaves that to the data.
+    `labels` it is about what people think: so many pairs are drawn for them, and the judge's difference is corrected by
+    theirs. A guard with a `veto` that is not required blocks when it has regressed, and otherwise changes nothing.
+    `largest_cluster` bounds the clusters of a stream (0: the data do).
     """
 
     @property
