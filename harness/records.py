@@ -432,7 +432,8 @@ class Comparison:
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Comparison:
         """The comparison that `dataclasses.asdict` turned into `said`, after its way through JSON."""
-        pairs = {name: tuple(said[name]) for name in _PAIRS if said.get(name) is not None}
+        ends = ("interval", "population_interval", "bounds")  # JSON has no tuples
+        pairs = {name: tuple(said[name]) for name in ends if said.get(name) is not None}
         correction = said.get("correction")
         return cls(**{**said, **pairs, "correction": None if correction is None else Correction(**correction)})
 
@@ -459,9 +460,6 @@ class Comparison:
     def label(self) -> str:
         """`suite/metric` or `suite/metric[slice]`."""
         return f"{self.suite}/{self.metric}" + (f"[{self.slice}]" if self.slice else "")
-
-
-_PAIRS = ("interval", "population_interval", "bounds")  # JSON has no tuples
 
 
 @dataclass(frozen=True, slots=True)
