@@ -211,7 +211,7 @@ def test_in_a_split_the_failures_of_a_small_arm_are_not_hidden_by_the_large_one(
     ledger = Ledger(config.folder, config.comparison_digest())
     for i in range(400):
         theirs = i % 10 == 0
-        failed = theirs and i % 3 == 0  # a seventh of the candidate's calls, and 1 % of all
+        failed = theirs and i % 3 == 0  # a sixth of the candidate's calls, and 2 % of all
         put(ledger, f"s{i}", [(1.0, 1.0), (None, None) if failed else (1.0, 1.0)],
             arm="candidate" if theirs else "champion")  # fmt: skip
     said = verdict(config, ledger)
