@@ -105,7 +105,7 @@ class WearSection(Section):
     """What many candidates may take from a set: from its α, and from what it says of things beside its own samples."""
 
     candidates: int = Field(
-        0, ge=0, description="share α of population guards over so many candidates a set, and then ask for a new one"
+        0, ge=0, description="share the α of guards that can err over so many candidates a set, then ask for a new one"
     )
     disclose: Literal["full", "ladder"] = Field(
         "full", description="ladder shows outcomes, and a gain only once it beats the best shown by a margin"
@@ -155,6 +155,15 @@ class LoadedConfig:
     def folder(self) -> Path:
         """Folder of the file, where its relative paths start."""
         return self.path.parent
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether a run ends once every guard is decided, before all samples are asked.
+
+        Trials of a sweep are compared with each other, so all of them answer all samples; and behind a ladder the
+        moment at which a run stopped would say how clear the case was.
+        """
+        return self.gate.policy.sequential and self.part == "verdict" and self.gate.wear.disclose == "full"
 
     def where(self, *keys: str | int) -> str:
         """`file:line: key.path` of a place in the file, for an error that is found later."""

@@ -26,7 +26,7 @@ from harness.registry import reference
 from harness.statistics.wear import share
 from harness.subjects import Subject, SubjectContext
 from harness.suites import Suite, SuiteContext
-from harness.wear import FACT
+from harness.wear import FACT, may_err
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,7 @@ class Plan:
     def schedule(self) -> Schedule:
         """The policy's chunks."""
         settings = self.loaded.gate.policy
-        # Trials of a sweep are compared with each other, so all of them answer all samples.
-        early = settings.sequential and self.loaded.part == "verdict"
-        early = early and self.loaded.gate.wear.disclose == "full"  # when a run stopped says how clear the case was
-        return Schedule(settings.first_chunk, settings.growth, early)
+        return Schedule(settings.first_chunk, settings.growth, self.loaded.stops_early)
 
     def anew(self, loaded: LoadedConfig) -> Plan:
         """The same plan for another candidate: the same suites in the same orders, with nothing asked yet."""
@@ -226,18 +223,21 @@ def suite_guards(loaded: LoadedConfig, index: int, suite: Suite) -> list[Guard]:
 def _guard(loaded: LoadedConfig, section: GuardSection, suite: Suite) -> Guard:
     settings, candidates = loaded.gate.policy, loaded.gate.wear.candidates
     alpha = settings.alpha if section.alpha is None else section.alpha
-    return Guard(
+    guard = Guard(
         suite=suite.name,
         metric=section.metric,
         margin=settings.margin if section.margin is None else section.margin,
         must_improve=section.must_improve,
-        alpha=share(alpha, candidates) if candidates and suite.estimand == "population" else alpha,
+        alpha=alpha,
         estimand=suite.estimand,
         required=section.required,
         max_failures=settings.max_failures if section.max_failures is None else section.max_failures,
         labels=suite.labels,
         veto=section.veto,
+        largest_cluster=suite.largest_cluster,
     )
+    shared = candidates and may_err(guard, stops_early=loaded.stops_early)
+    return replace(guard, alpha=share(alpha, candidates)) if shared else guard
 
 
 def _names_of(section: SubjectSection) -> tuple[str, ...]:

@@ -32,14 +32,14 @@ class LookBook:
         """`root` is the folder of the runs; the looks are counted there unless gate.yaml names another."""
         self._settings = loaded.gate.wear
         self._folder = loaded.folder / self._settings.folder if self._settings.folder else root
-        self._run, self._manifest = run, manifest
+        self._run, self._manifest, self._stops_early = run, manifest, loaded.stops_early
         # Trials on samples that are held back for choosing are no decisions.
         self._counts = loaded.part == "verdict"
 
     def before(self, guards: Sequence[Guard]) -> list[Check]:
         """Which look this is, on every set whose α is shared; one that has none left fails, and nothing is asked."""
-        population = frozenset(guard.suite for guard in guards if guard.estimand == "population")
-        return wear.budget(self._looks(), population)
+        inferred = frozenset(guard.suite for guard in guards if wear.may_err(guard, stops_early=self._stops_early))
+        return wear.budget(self._looks(), inferred)
 
     def after(self, verdict: Verdict, checks: Sequence[Check]) -> list[Check]:
         """The warnings of worn sets, once every guard was looked at; the ladder has moved."""

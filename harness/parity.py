@@ -3,8 +3,9 @@
 The samples that a run asked are put to the server in the run's own order, exactly as they were put to the candidate.
 The candidate's stored answers take the baseline's place, the server's answers the candidate's, and the same policy
 decides on the differences of their scores. Texts are compared besides: greedy answers of two engines part at near-ties,
-so agreement is told and does not decide. Where candidate and baseline had answered differently, the server has to be
-nearer to the candidate; nearer to the baseline means that the adapter is not applied.
+so agreement is told and does not decide. What is shown is that the served form is no worse, not that it is no better.
+Where candidate and baseline had answered differently, the server has to be nearer to the candidate; nearer to the
+baseline means that the adapter is not applied.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Parity:
 
     @property
     def exit_code(self) -> int:
-        """0 the same within the tolerance, 1 not the same, 3 undecided."""
+        """0 as good within the tolerance, 1 worse or without the adapter, 3 undecided."""
         return EXIT_CODES[self.verdict.verdict]
 
     @property
@@ -98,8 +99,8 @@ class Parity:
         if self.agreement.unapplied:
             return "the adapter is not applied: the server answers as the baseline did"
         return {
-            "promote": "what is served is what was evaluated, within the tolerance",
-            "block": "what is served is not what was evaluated",
+            "promote": "what is served is as good as what was evaluated, within the tolerance",
+            "block": "what is served is not what was evaluated: it is worse",
             "hold": f"undecided: {'; '.join(self.verdict.reasons)}. {_WAY_OUT}",
         }[self.verdict.verdict]
 
@@ -163,7 +164,11 @@ def compare_served(
             comparing.add(state, [e for e in entries if e.suite == state.suite.name][:samples])
     if not comparing.pairs:
         raise UsageError(f"{run}: no suite of it can be put to a server: {'; '.join(comparing.left_out)}")
-    guards = [Guard(*key, margin=tolerance, alpha=_ALPHA) for key in comparing.scored]
+    # The order that the run drew its samples in fits the suite's own estimand, and no other.
+    guards = [
+        Guard(*key, margin=tolerance, alpha=_ALPHA, estimand=s.suite.estimand, largest_cluster=s.suite.largest_cluster)
+        for key, s in comparing.scored.items()
+    ]
     evidence = [state.evidence(metric) for (_, metric), state in comparing.scored.items()]
     agreement = _agreement(comparing.pairs)
     checks = _checks(agreement)
@@ -258,7 +263,7 @@ def _agreement(pairs: Sequence[_Texts]) -> Agreement:
 def _nearer(pair: _Texts) -> int:
     """1 where the server's text goes longer with the candidate's, −1 with the baseline's, 0 where it tells nothing."""
     candidate, baseline, served = (output.spoken or "" for output in (pair.candidate, pair.baseline, pair.served))
-    if candidate == baseline:
+    if candidate == baseline or pair.baseline.spoken is None:  # a baseline that failed is near to nothing
         return 0
     if served in (candidate, baseline):
         return 1 if served == candidate else -1

@@ -48,6 +48,8 @@ class Table:
         keys = [pair.cluster or f"\0{pair.sample_id}" for pair in pairs]
         self.cluster = np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
         self.sizes = np.bincount(self.cluster, minlength=len(number))
+        for name, size in evidence.sizes.items():
+            self.sizes[number[name]] = size
         asked = np.array([pair.asked for pair in pairs], dtype=bool)
         unasked = np.bincount(self.cluster, weights=~asked, minlength=len(number)) > 0
         self.usable = ~unasked[self.cluster]
@@ -191,7 +193,7 @@ def _test(seen: Observed, guard: Guard, metric: MetricSpec, block_alpha: float) 
         span=metric.span,
         estimand=guard.estimand,
         total=seen.weight,
-        cluster_cap=seen.largest,
+        cluster_cap=max(seen.largest, guard.largest_cluster),
     )
     return sequential_test(seen.draws, design, alpha=guard.alpha, block_alpha=block_alpha, complete=seen.exhausted)
 
@@ -215,6 +217,8 @@ def _describe(seen: Observed, guard: Guard, metric: MetricSpec, result: Sequenti
     changed = flips(gains)
     stream = _population_interval(gains, seen.cluster, confidence=1 - 2 * guard.alpha)
     binary = bool(np.isin(np.concatenate([baseline, candidate]), metric.bounds).all())
+    groups = len(np.unique(seen.cluster))
+    resolved = smallest_detectable_drop(gains, seen.cluster, alpha=guard.alpha) if groups > 1 else None
     return Comparison(
         suite=guard.suite,
         metric=guard.metric,
@@ -240,8 +244,9 @@ def _describe(seen: Observed, guard: Guard, metric: MetricSpec, result: Sequenti
         population_interval=stream,
         fragile=_fragile(guard.estimand, stream, guard.tolerated, result),
         forgetting=_forgetting(changed, used, metric) if binary and used else None,
-        smallest_detectable_drop=smallest_detectable_drop(gains, alpha=guard.alpha) if used > 1 else None,
-        mcnemar_p=mcnemar_exact(changed.lost, changed.won) if binary and seen.exhausted else None,
+        smallest_detectable_drop=resolved,
+        # Its flips must be independent, which those of one cluster are not.
+        mcnemar_p=mcnemar_exact(changed.lost, changed.won) if binary and seen.exhausted and groups == used else None,
         log_e_pass=_finite(result.log_e_pass),
         log_e_block=_finite(result.log_e_block),
         n_tied=used - len(baseline),

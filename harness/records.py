@@ -310,12 +310,16 @@ class HumanLabels:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All samples of one suite under one metric, in the committed order; the unasked ones are at the end."""
+    """All samples of one suite under one metric, in the committed order; the unasked ones are at the end.
+
+    `sizes` counts all samples of those clusters of a frozen suite that the metric concerns in part, as its order did.
+    """
 
     suite: str
     metric: MetricSpec
     pairs: tuple[PairedScore, ...]
     human: HumanLabels | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def slice(self, tag: str | None) -> tuple[PairedScore, ...]:
         """The pairs that carry `tag`, in order; all of them for None."""
@@ -330,8 +334,9 @@ class Guard:
     """One (suite, metric, slice) with what it tolerates. `margin` and `must_improve` are in score points.
 
     With `must_improve` the guard asks for a gain of more than that instead of tolerating a drop of `margin`. With
-    `labels` it is about what people think: so many pairs are drawn for them, and the judge's difference is corrected
-    by theirs. A guard with a `veto` that is not required blocks when it has regressed, and otherwise changes nothing.
+    `labels` it is about what people think: so many pairs are drawn for them, and the judge's difference is corrected by
+    theirs. A guard with a `veto` that is not required blocks when it has regressed, and otherwise changes nothing.
+    `largest_cluster` bounds the clusters of a stream (0: the data do).
     """
 
     @property
@@ -350,6 +355,7 @@ class Guard:
     max_failures: float = 0.02
     labels: int = 0
     veto: bool = False
+    largest_cluster: int = 0
 
     @property
     def tolerated(self) -> float:
@@ -381,13 +387,13 @@ class Correction:
 class Comparison:
     """A guard's result. Means, difference, interval and margin are in score points; D is oriented (up is better).
 
-    `difference` is the mean D over the `n_used` complete pairs; `interval` is the confidence sequence that the
-    decision rests on (level 1−2α); `population_interval` treats the samples as a draw from a wider stream and is
-    not adjusted for early stopping. `lost` and `won` count the pairs that got worse and better. Means and
-    intervals are None when no pair is complete. `n_tied` counts the used pairs of identical outputs, which no judge
-    was shown: they enter the difference as 0, and neither mean. With a `correction`, `difference` and `interval` are
-    the corrected ones. Of a `withheld` one only outcome, counts of samples and reason are told: the numbers that it
-    lacks, and `lost` and `won`, are not known to whoever reads it.
+    `difference` is the mean D over the `n_used` complete pairs; `interval` is the confidence sequence that the decision
+    rests on (level 1−2α); `population_interval` treats the samples as a draw from a wider stream and is not adjusted
+    for early stopping. `lost` and `won` count the pairs that got worse and better. Means and intervals are None when no
+    pair is complete. `n_tied` counts the used pairs of identical outputs, which no judge was shown: they enter the
+    difference as 0, and neither mean. With a `correction`, `difference` and `interval` are the corrected ones. Of a
+    `withheld` one only outcome, counts of samples and reason are told: the numbers that it lacks, and `lost` and `won`,
+    are not known to whoever reads it. Neither of the two has e-values; None is infinity.
     """
 
     suite: str
@@ -426,9 +432,19 @@ class Comparison:
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Comparison:
         """The comparison that `dataclasses.asdict` turned into `said`, after its way through JSON."""
-        pairs = {name: tuple(said[name]) for name in _PAIRS if said.get(name) is not None}
+        ends = ("interval", "population_interval", "bounds")  # JSON has no tuples
+        pairs = {name: tuple(said[name]) for name in ends if said.get(name) is not None}
         correction = said.get("correction")
         return cls(**{**said, **pairs, "correction": None if correction is None else Correction(**correction)})
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready; e-values that there are none of are left out, since 0 and null would both say something."""
+        return {k: v for k, v in asdict(self).items() if self.has_e_values or k not in ("log_e_pass", "log_e_block")}
+
+    @property
+    def has_e_values(self) -> bool:
+        """Whether bets decide it, and their wealth is told."""
+        return self.correction is None and not self.withheld
 
     @property
     def blocks(self) -> bool:
@@ -444,9 +460,6 @@ class Comparison:
     def label(self) -> str:
         """`suite/metric` or `suite/metric[slice]`."""
         return f"{self.suite}/{self.metric}" + (f"[{self.slice}]" if self.slice else "")
-
-
-_PAIRS = ("interval", "population_interval", "bounds")  # JSON has no tuples
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,7 +485,7 @@ class Verdict:
         return {
             "verdict": self.verdict,
             "reasons": list(self.reasons),
-            "comparisons": [asdict(c) for c in self.comparisons],
+            "comparisons": [c.as_json() for c in self.comparisons],
             "checks": [asdict(c) for c in self.checks],
         }
 

@@ -225,7 +225,7 @@ def _evidence_schema() -> Any:
     sides = [(f"{arm}_{f}", number if f == "value" else text) for arm in ("baseline", "candidate") for f in _SCORE]
     metric = [("higher_is_better", pa.bool_()), ("low", number), ("high", number), ("chance", number)]
     keys = [("suite", text), ("metric", text), ("position", pa.int64()), ("sample_id", text), ("cluster", text)]
-    return pa.schema([*keys, ("tags", pa.list_(text)), *metric, *sides])
+    return pa.schema([*keys, ("cluster_size", pa.int64()), ("tags", pa.list_(text)), *metric, *sides])
 
 
 _SCORE = ("state", "value", "reason")
@@ -239,6 +239,7 @@ def _evidence_row(evidence: Evidence, position: int, pair: PairedScore) -> dict[
         "position": position,
         "sample_id": pair.sample_id,
         "cluster": pair.cluster,
+        "cluster_size": evidence.sizes.get(pair.cluster),
         "tags": list(pair.tags),
         "higher_is_better": metric.higher_is_better,
         "low": metric.bounds[0],
@@ -258,7 +259,9 @@ def _evidence_from_rows(rows: list[dict[str, Any]]) -> Evidence:
         PairedScore(r["sample_id"], r["cluster"], tuple(r["tags"]), _side(r, "baseline"), _side(r, "candidate"))
         for r in ordered
     )
-    return Evidence(first["suite"], metric, pairs)
+    # A file of a version that did not write sizes has no such column.
+    sizes = {r["cluster"]: int(r["cluster_size"]) for r in rows if r.get("cluster_size") is not None}
+    return Evidence(first["suite"], metric, pairs, sizes=sizes)
 
 
 def _side(row: Mapping[str, Any], arm: str) -> Score | None:

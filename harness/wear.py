@@ -1,7 +1,9 @@
 """Wear of a set: the plain warning after many looks, and a verdict without the numbers that teach the next candidate
 
-A frozen guard stays exact: it speaks of its own N samples, and a sample does not change by being asked again. What
-wears off is what the set says about anything else, because whoever saw the numbers chose the next candidate by them.
+A frozen guard that has asked all of its N samples stays exact: it speaks of these, and a sample does not change by
+being asked again. What wears off is what the set says about anything else, because whoever saw the numbers chose the
+next candidate by them. A guard that stops before the end, is about a stream, or rests on some labels by people errs
+with probability α, once for every candidate.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness import words
-from harness.records import Check, Comparison, Verdict
+from harness.records import Check, Comparison, Guard, Verdict
 from harness.statistics.wear import luck, standard_error
 
 WORN, BUDGET = "worn-set", "wear-budget"
@@ -83,11 +85,20 @@ def told(verdict: Verdict) -> list[str]:
     return [check.detail for check in verdict.checks if check.passed and check.name.startswith(WORN)]
 
 
-def budget(looks: Sequence[Looks], population: frozenset[str]) -> list[Check]:
-    """For each suite whose α is shared over a planned number of candidates: which one this is, or that none is left."""
-    found = [_budget(one) for one in looks if one.planned and one.suite in population]
+def may_err(guard: Guard, *, stops_early: bool) -> bool:
+    """Whether a guard's outcome is an inference that has a level, and not the known mean of all of its samples."""
+    return guard.estimand == "population" or guard.labels > 0 or stops_early
+
+
+def budget(looks: Sequence[Looks], inferred: frozenset[str]) -> list[Check]:
+    """For each suite whose α is shared over a planned number of candidates: which one this is, or that none is left.
+
+    `inferred` are the suites with a guard that may err.
+    """
+    found = [_budget(one) for one in looks if one.planned and one.suite in inferred]
     if not found and any(one.planned for one in looks):
-        return [Check(BUDGET, True, "every guard is frozen, and so exact: there is no α to share over candidates")]
+        detail = "every guard is frozen and asks all of its samples, and so exact: there is no α to share"
+        return [Check(BUDGET, True, detail)]
     return found
 
 
@@ -100,7 +111,8 @@ def _budget(looks: Looks) -> Check:
     return Check(
         name, False,
         f"{looks.version}: {looks.number - 1} candidates have been decided on this set, and α was shared over "
-        f"{looks.planned} (wear.candidates), so there is none left for this one. {advice(looks)}",
+        f"{looks.planned} (wear.candidates), so there is none left for this one. {advice(looks).rstrip('.')}. A frozen "
+        "guard needs none where all samples are asked (policy.sequential: false)",
     )  # fmt: skip
 
 

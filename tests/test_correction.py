@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from harness import policy
-from harness.records import Evidence, Guard, HumanDraw, HumanLabels, MetricSpec, PairedScore, Score
+from harness.records import Comparison, Evidence, Guard, HumanDraw, HumanLabels, MetricSpec, PairedScore, Score
 
 METRIC = MetricSpec("preference")
 N, LABELS = 400, 200
@@ -50,6 +51,10 @@ def test_people_block_what_their_judge_would_have_let_pass() -> None:
     assert found.difference == pytest.approx(-0.3, abs=0.1)
     assert found.correction is not None
     assert (found.correction.judged, found.correction.labels, found.correction.planned) == (0.0, LABELS, LABELS)
+    assert {"log_e_pass", "log_e_block"} <= set(alone.as_json()["comparisons"][0])
+    told = corrected.as_json()["comparisons"][0]
+    assert not {"log_e_pass", "log_e_block"} & set(told), "no bets decided it: neither e = 1 nor certainty"
+    assert Comparison.from_json(json.loads(json.dumps(told))) == found
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from harness.execution.drafts import Drafting, Source
 from harness.execution.local import Schedule, SuiteState, answer_cached, within
 from harness.gate import GateResult, run_gate
 from harness.progress import Silent
-from harness.records import Draft, Generate, LogLikelihood, Output, Request, Sample
+from harness.records import Draft, Generate, LogLikelihood, MetricSpec, Output, Request, Sample
+from harness.runs import read_evidence, write_evidence
 from harness.subjects import scripted
 from tests.scripted_project import add_suite, project
 
@@ -164,6 +165,23 @@ def test_chunks_grow_up_to_a_bound_and_faster_where_nobody_looks() -> None:
     assert chunks(Schedule(64, 1.5, stop_early=False), 14_042) == [64, 256, 1024] + [2048] * 6 + [410]
     assert chunks(Schedule(16, 10, stop_early=False, most=100), 300) == [16, 100, 100, 84]
     assert chunks(Schedule(5000, 1.0), 12_000) == [5000, 5000, 2000]
+
+
+def test_evidence_of_a_metric_that_concerns_a_part_keeps_the_whole_sizes_of_frozen_clusters(tmp_path: Path) -> None:
+    class Partial(FakeSuite):
+        metrics: dict[str, Any] = {"m": MetricSpec("m")}  # noqa: RUF012
+
+        def concerns(self, metric: str, sample: Sample) -> bool:
+            return sample.id != "0"
+
+    samples = tuple(Sample(str(i), "", cluster="a" if i < 3 else "") for i in range(5))
+    suite = Partial()
+    found = SuiteState(suite, samples).evidence("m")
+    assert (len(found.pairs), found.sizes) == (4, {"a": 3})
+    write_evidence(tmp_path / "evidence.parquet", [found])
+    assert read_evidence(tmp_path / "evidence.parquet") == [found]
+    suite.estimand = "population"  # clusters of a stream are drawn with equal chances, whatever their size
+    assert SuiteState(suite, samples).evidence("m").sizes == {}
 
 
 def test_no_more_samples_than_the_bound_are_asked_together() -> None:

@@ -89,6 +89,8 @@ def test_a_judge_of_length_alone_is_seen_and_nothing_is_said_of_nothing() -> Non
     assert (found.share, found.longer_won) == (1.0, 5)
     nothing = verbosity_bias([0.0, None], [3, 4])
     assert (nothing.pairs, nothing.decided, nothing.share, nothing.correlation) == (1, 0, None, None)
+    perfect = verbosity_bias([1.0, 2.0, 3.0, 4.0], [1, 2, 3, 4])
+    assert (perfect.correlation, perfect.correlation_interval) == (pytest.approx(1.0), None), "four pairs prove little"
     for record in (found.as_json(), nothing.as_json(), position_bias([pair(1, 1)]).as_json()):
         json.dumps(record, allow_nan=False)
 

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from harness.errors import ConfigError, InfrastructureError
+from harness.mirror.calls import Asked
+from harness.mirror.comparer import kinds_of
 from harness.mirror.config import Loaded
 from harness.mirror.evidence import Evidences, coverage, kinds_check, no_difference
+from harness.mirror.frames import Job
 from harness.mirror.ledger import Ledger
 from harness.records import Score, Verdict
 from tests.mirroring import adds_up, load, settings
@@ -201,6 +204,32 @@ def test_in_a_split_the_sessions_of_both_arms_are_paired_in_order(tmp_path: Path
     assert said.verdict == "block"
     assert complied.difference == pytest.approx(-0.45, abs=0.1)
     ledger.close()
+
+
+def test_in_a_split_the_failures_of_a_small_arm_are_not_hidden_by_the_large_one(tmp_path: Path) -> None:
+    config = loaded(tmp_path, split={"weight": 0.1}, guards=[{"metric": "complied", "margin": 0.5}])
+    ledger = Ledger(config.folder, config.comparison_digest())
+    for i in range(400):
+        theirs = i % 10 == 0
+        failed = theirs and i % 3 == 0  # a sixth of the candidate's calls, and 2 % of all
+        put(ledger, f"s{i}", [(1.0, 1.0), (None, None) if failed else (1.0, 1.0)],
+            arm="candidate" if theirs else "champion")  # fmt: skip
+    said = verdict(config, ledger)
+    assert said.verdict == "hold"
+    assert "complied (candidate) 17.5%" in next(c.detail for c in said.checks if c.name == "failures")
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("split", "asked", "arms"),
+    [(True, Asked("/v1/chat/completions"), ["candidate"]), (False, Asked("/v1/chat/completions"), []),
+     (True, Asked("/v1/chat/completions", obstacle="several_choices"), [])],
+)  # fmt: skip
+def test_in_a_split_each_arm_has_a_coverage_of_its_own(split: bool, asked: Asked, arms: list[str]) -> None:
+    job = Job(1, "t", "c", "candidate", asked.path, 200, {}, 0.0, 0.1, None, "r", "", "")
+    assert [kind for kind in kinds_of(job, asked, split=split) if kind in ("champion", "candidate")] == arms
+    told = kinds_check({"all": (1000, 960), "champion": (900, 900), "candidate": (100, 60)}, 0.1).detail
+    assert "candidate 60%" in told
 
 
 def test_a_trial_passes_only_where_no_difference_either_way_is_left_possible(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from harness.cli import main
@@ -78,6 +79,16 @@ def test_a_damaged_form_is_told_by_its_scores(run: Path) -> None:
     assert "not what was evaluated" in found.sentence
 
 
+def test_a_suite_about_a_stream_is_compared_as_one_because_its_order_fits_no_other_test(run: Path) -> None:
+    path = run.parents[1] / "stream.yaml"
+    document = yaml.safe_load((run.parents[1] / "gate.yaml").read_text("utf-8"))
+    document["suites"][0]["estimand"] = "population"
+    path.write_text(yaml.safe_dump(document), "utf-8")
+    with LoopbackModel(sums(LOST)) as server:
+        found = compare_served(load_gate(path), run, Served(server.base, server.model), 200, 0.05, Silent())
+    assert [c.estimand for c in found.verdict.comparisons] == ["population"]
+
+
 def test_too_few_samples_decide_nothing(run: Path) -> None:
     found = compare(run, sums(LOST), samples=4)
     assert (found.verdict.verdict, found.exit_code) == ("hold", 3)
@@ -118,6 +129,14 @@ def test_nearness_is_shown_and_not_guessed_from_a_few() -> None:
     assert Agreement(texts=5, baseline=5).unapplied
     assert not Agreement(texts=100, candidate=50, baseline=50).unapplied
     assert Agreement().interval == (0.0, 1.0)
+    served, other = Output(text="ab"), Output(text="ac")
+    for baseline, nearer in (
+        (Output(text="ax"), (1, 0)),
+        (Output(text="abc"), (0, 1)),
+        (Output(failure="lost"), (0, 0)),
+    ):
+        found = _agreement([_Texts(baseline, other if nearer == (0, 1) else served, served)])
+        assert (found.candidate, found.baseline) == nearer
 
 
 def test_the_command_compares_and_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

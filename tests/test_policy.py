@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from harness.policy import Table, block_level, compare, compare_all, decide, is_open, observe, stopping_point
 from harness.records import Check, Comparison, Evidence, Guard, MetricSpec, PairedScore, Score, Verdict
+from harness.statistics.betting import log_wealth
 from harness.statistics.ordering import commit_order
 
 ACCURACY = MetricSpec("accuracy")
@@ -278,6 +280,31 @@ def test_clustered_slices_pass_wrongly_no_more_often_than_promised() -> None:
     assert passed / runs <= 0.25 + 3 * math.sqrt(0.25 * 0.75 / runs)
 
 
+def test_clusters_of_which_a_metric_concerns_a_part_weigh_as_much_as_the_order_drew_them_by() -> None:
+    """Over all orders, each as likely as successive sampling makes it, wealth against a true null is 1 on average."""
+    whole, differences = {"big": 12, **{f"s{i}": 1 for i in range(4)}}, [1.0, -0.3, -0.3, -0.2, -0.2]
+    named = [
+        PairedScore(name, name, (), Score.of(0.5), Score.of(0.5 + d / 2))
+        for name, d in zip(whole, differences, strict=True)
+    ]
+    mean = math.fsum(differences) / 2 / len(named)
+
+    def expected(sizes: Mapping[str, int]) -> float:
+        total = 0.0
+        for order in itertools.permutations(named):
+            left = np.cumsum([whole[p.cluster] for p in order][::-1])[::-1]
+            chance = float(np.prod([whole[p.cluster] / n for p, n in zip(order, left, strict=True)]))
+            seen = observe(Table(Evidence("s", ACCURACY, order, sizes=sizes)), None)
+            assert seen.weight == sum({**dict.fromkeys(whole, 1), **sizes}.values())
+            sums, scored, weights = seen.draws.sums, seen.draws.scored.astype(float), seen.draws.sizes.astype(float)
+            path = log_wealth(sums, scored, weights, mean, gap=0.02, total=float(seen.weight), cap=1.0)
+            total += chance * math.exp(path[2])
+        return total
+
+    assert expected({"big": 12}) == pytest.approx(1.0)
+    assert expected({}) > 1.1, "by the samples that it concerns it would be no martingale"
+
+
 # ---------------------------------------------------------------- when to stop
 
 
@@ -341,6 +368,16 @@ def test_the_reported_numbers_are_those_of_the_complete_pairs() -> None:
     assert comparison.smallest_detectable_drop == pytest.approx(2.486 * math.sqrt(16 / 398) / math.sqrt(398), rel=0.02)
 
 
+def test_samples_that_change_together_resolve_less_and_have_no_mcnemar_test() -> None:
+    groups = [(1.0, 0.0)] * 3 + [(0.0, 1.0)] * 2 + [(1.0, 1.0)] * 35
+    copies = [pair(10 * c + i, *both, cluster=f"c{c}") for c, both in enumerate(groups) for i in range(9)]
+    once = [pair(c, *both) for c, both in enumerate(groups)]
+    clustered, single = (only(decide([evidence(pairs)], [GUARD])) for pairs in (copies, once))
+    assert clustered.smallest_detectable_drop == pytest.approx(single.smallest_detectable_drop)
+    assert (clustered.lost, clustered.mcnemar_p) == (27, None)
+    assert single.mcnemar_p is not None
+
+
 def test_mcnemar_waits_for_the_whole_set() -> None:
     pairs = scores(400, 12, 4)
     partial = evidence([*pairs[:100], *unasked(pairs[100:])])
@@ -389,3 +426,5 @@ def test_a_population_is_bounded_by_all_its_clusters_not_by_those_seen() -> None
     assert compare(table, guard, block_alpha=0.05).outcome == "undecided"
     alone = Table(Evidence("s", MetricSpec("m"), tuple(few)))
     assert compare(alone, guard, block_alpha=0.05).outcome == "pass"
+    capped = replace(guard, largest_cluster=big)
+    assert compare(alone, capped, block_alpha=0.05).outcome == "undecided", "that none was drawn is luck as well"

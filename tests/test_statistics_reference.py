@@ -112,6 +112,6 @@ def test_forgetting_is_what_a_model_that_guesses_would_show() -> None:
 
 def test_smallest_detectable_drop_has_the_power_it_names() -> None:
     d = np.array([-1.0] * 6 + [1.0] * 6 + [0.0] * 88)
-    drop, error = smallest_detectable_drop(d, alpha=0.05), float(np.std(d, ddof=1)) / 10
+    drop, error = smallest_detectable_drop(d, np.arange(100), alpha=0.05), float(np.std(d, ddof=1)) / 10
     power = scipy.stats.norm.sf(scipy.stats.norm.isf(0.05) - drop / error)
     assert power == pytest.approx(0.8)

@@ -14,7 +14,7 @@ import pytest
 from harness import plugins, runs
 from harness.config import load_gate
 from harness.errors import ConfigError, DataError
-from harness.gate import GateResult, run_gate
+from harness.gate import GateResult, make_plan, run_gate
 from harness.progress import Silent
 from harness.records import Generate, Output, Sample, Score
 from harness.subjects import SubjectContext
@@ -183,6 +183,14 @@ def test_latency_and_length_are_lower_is_better_and_bounded(tmp_path: Path) -> N
 
 def replayed(path: Path) -> GateResult:
     return run_gate(load_gate(path), Silent())
+
+
+def test_a_guard_knows_how_large_a_session_of_the_stream_can_be(tmp_path: Path) -> None:
+    rows = [row(i) for i in range(8)]
+    frozen(tmp_path, rows, largest_cluster=10)
+    good = scripted(tmp_path, "base", dict.fromkeys(asked(rows), "Gladly."))
+    plan = make_plan(load_gate(gate(tmp_path, good, good, metrics=["complied"])))
+    assert {guard.largest_cluster for guard in plan.guards} == {10}
 
 
 def test_a_candidate_that_refuses_is_blocked_with_sessions_as_clusters(tmp_path: Path) -> None:

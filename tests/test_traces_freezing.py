@@ -78,6 +78,15 @@ def test_sessions_users_and_near_duplicates_are_capped_and_counted(tmp_path: Pat
         "nearly what another session asked": 4,
     }
     assert Counter(s.cluster for s in golden.samples)["heavy"] == 6
+    assert golden.card.largest_cluster == 6
+
+
+def test_a_set_says_how_large_a_session_of_its_stream_can_be_even_where_none_of_them_is_in_it(tmp_path: Path) -> None:
+    heavy = [replace(s, attributes={**s.attributes, "gen_ai.conversation.id": "heavy"}) for s in plain(15)]
+    for cap, largest in ((6, 6), (None, 15), (20, 15)):
+        (tmp_path / str(cap)).mkdir()
+        _, golden = frozen(tmp_path / str(cap), heavy + plain(40, begin=20), samples=4, per_session=cap)
+        assert golden.card.largest_cluster == largest
 
 
 def test_questions_that_differ_by_their_numbers_are_no_duplicates(tmp_path: Path) -> None:

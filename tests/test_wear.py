@@ -17,7 +17,7 @@ from harness.document import read_run
 from harness.errors import RecordError
 from harness.gate import GateResult, run_gate
 from harness.progress import Silent
-from harness.records import Check, Comparison, Verdict
+from harness.records import Check, Comparison, Guard, Verdict
 from harness.registry.wear import read_decisions
 from harness.report import html, markdown
 from harness.statistics import wear as maths
@@ -182,11 +182,22 @@ def test_alpha_of_population_guards_is_shared_and_then_spent(tmp_path: Path) -> 
     assert len(read_decisions(tmp_path / "runs")) == 2
 
 
-def test_frozen_guards_are_exact_and_need_no_share(tmp_path: Path) -> None:
-    result = gate(project(tmp_path), candidates=2)
+def test_frozen_guards_that_ask_all_samples_are_exact_and_need_no_share(tmp_path: Path) -> None:
+    result = gate(project(tmp_path, sequential=False), candidates=2)
     assert result.verdict.comparisons[0].alpha == 0.05
     said = [c.detail for c in result.verdict.checks if c.name.startswith(wear.BUDGET)]
-    assert said == ["every guard is frozen, and so exact: there is no α to share over candidates"]
+    assert said == ["every guard is frozen and asks all of its samples, and so exact: there is no α to share"]
+
+
+def test_frozen_guards_that_may_stop_early_can_err_and_share_their_alpha(tmp_path: Path) -> None:
+    result = gate(project(tmp_path), candidates=2)
+    assert result.verdict.comparisons[0].alpha == pytest.approx(0.025)
+    (said,) = [c.detail for c in result.verdict.checks if c.name.startswith(wear.BUDGET)]
+    assert "candidate 1 of the 2" in said
+    exact = Guard("s", "m")
+    assert not wear.may_err(exact, stops_early=False)
+    assert wear.may_err(replace(exact, labels=200), stops_early=False), "people's labels are a sample"
+    assert wear.may_err(exact, stops_early=True)
 
 
 def test_behind_a_ladder_reports_tell_outcomes_and_only_gains_beyond_a_margin(

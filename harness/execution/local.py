@@ -9,6 +9,7 @@ waiting are asked together, so that small suites share batches; what is decided 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -68,7 +69,11 @@ class SuiteState:
             for s in self.samples
             if self.suite.concerns(metric, s)
         )
-        return Evidence(self.suite.name, self.suite.metrics[metric], pairs)
+        sizes: dict[str, int] = {}
+        if self.suite.estimand == "frozen" and len(pairs) < len(self.samples):
+            own, whole = (Counter(one.cluster for one in some if one.cluster) for some in (pairs, self.samples))
+            sizes = {cluster: whole[cluster] for cluster in own if whole[cluster] > own[cluster]}
+        return Evidence(self.suite.name, self.suite.metrics[metric], pairs, sizes=sizes)
 
     def next_chunk(self, schedule: Schedule) -> Sequence[Sample]:
         """The samples up to the next look; the suite must have some left."""

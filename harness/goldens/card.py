@@ -88,6 +88,9 @@ class Card(BaseModel):
     metrics: tuple[MetricUse, ...] = Field(description="ids, or {id: options}; [] for a set that only judges score")
     generation: Generation = Generation()
     cluster_key: str | None = Field(None, description="field of a row whose value names the sample's cluster")
+    largest_cluster: Annotated[int, Field(ge=0)] = Field(
+        0, description="most samples that any cluster of the stream could give when the set was drawn; 0: not known"
+    )
     tags: dict[str, str] = Field(default_factory=dict, description="every tag that a row may carry, and its meaning")
 
     @field_validator("metrics", mode="before")

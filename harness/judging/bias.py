@@ -51,8 +51,8 @@ class VerbosityBias:
     """How the judge's differences go with differences in length, over `pairs` that have both.
 
     `correlation` is Spearman's ρ with its 95 % interval (Bonett & Wright 2000); None below 4 pairs or where one side
-    is constant. Of the `decided` pairs (a difference, and lengths that differ) the longer won `longer_won`; its
-    `share` has an exact 95 % binomial interval; 0.5 is no association.
+    is constant, and the interval also where ρ is −1 or 1. Of the `decided` pairs (a difference, and lengths that
+    differ) the longer won `longer_won`; its `share` has an exact 95 % binomial interval; 0.5 is no association.
     """
 
     pairs: int
@@ -157,10 +157,8 @@ def _spearman(differences: Sequence[float], lengths: Sequence[int]) -> float | N
 
 def _around(correlation: float | None, count: int) -> Interval | None:
     """Fisher's z with the variance of Bonett & Wright (2000), which holds for ranks with heavy ties as well."""
-    if correlation is None:
+    if correlation is None or abs(correlation) == 1:  # ranks that agree throughout have no spread to tell of an error
         return None
-    if abs(correlation) == 1:
-        return correlation, correlation
     half = 1.959963984540054 * math.sqrt((1 + correlation**2 / 2) / (count - 3))
     z = math.atanh(correlation)
     return math.tanh(z - half), math.tanh(z + half)

@@ -183,7 +183,8 @@ class Comparer:
             return
         self._ledger.count(job.tenant, outcome)
         if outcome not in BY_CHOICE:
-            self._ledger.kinds(kinds_of(job, asked), compared=outcome == COMPARED)
+            split = self._loaded.mode == "split"
+            self._ledger.kinds(kinds_of(job, asked, split=split), compared=outcome == COMPARED)
         self._ledger.finish(self._epoch, job.number)
         self._done.append((job.number, outcome))
         self._changed = True
@@ -357,11 +358,15 @@ def _timed(decide: Callable[[], Verdict]) -> tuple[Verdict, float]:
     return decide(), time.thread_time() - began
 
 
-def kinds_of(job: Job, asked: Asked | None) -> list[str]:
-    """The kinds that a call is counted under, to see whether one of them is seldom compared."""
+def kinds_of(job: Job, asked: Asked | None, *, split: bool = False) -> list[str]:
+    """The kinds that a call is counted under, to see whether one of them is seldom compared.
+
+    In a split an arm is one: what is not compared of one arm and compared of the other makes the two unlike.
+    """
     kinds = ["all", "error" if job.status != 200 else "answered", "long" if len(job.request) > _LONG else "short"]
     if asked is not None:
         kinds += ["stream" if asked.stream else "whole", *(["tools"] if asked.body.get("tools") else [])]
+        kinds += [job.arm] if split and not asked.obstacle else []
     return kinds
 
 

@@ -40,8 +40,8 @@ class Evidences:
     _after: int = 0
     _alone: dict[str, list[tuple[Session, list[tuple[str, Pair]]]]] = field(default_factory=dict)
     _told: dict[str, int] = field(default_factory=dict)
-    _calls: Counter[str] = field(default_factory=Counter)
-    _failed: Counter[str] = field(default_factory=Counter)
+    _calls: Counter[tuple[str, str]] = field(default_factory=Counter)  # by metric and arm; a mirror has one arm
+    _failed: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._specs = specs_of(self.loaded)
@@ -52,7 +52,7 @@ class Evidences:
         sessions = self.ledger.settled(self._after)
         for session, pairs in sessions:
             self._after = session.place
-            self._count_failures(pairs)
+            self._count_failures("" if self.loaded.mode == "mirror" else session.arm, pairs)
             if self.loaded.mode == "mirror":
                 self._take(session, pairs)
             elif pairs:
@@ -71,7 +71,11 @@ class Evidences:
         found = [*self.besides, coverage_check(self.ledger.counts(), self.loaded.config.policy.min_coverage)]
         found.append(kinds_check(self.ledger.by_kind(), self.loaded.config.policy.max_gap))
         named = [guard.metric for guard in self.loaded.config.guards if guard.required]
-        shares = {name: self._failed[name] / self._calls[name] for name in named if self._calls[name]}
+        shares = {
+            f"{name} ({arm})" if arm else name: self._failed[name, arm] / calls
+            for (name, arm), calls in self._calls.items()
+            if name in named
+        }
         found.append(failures_check(shares, self.loaded.config.policy.max_failures))
         if self.loaded.config.policy.tried and not self.loaded.aa:
             found.append(trial_check(self.loaded))
@@ -92,11 +96,12 @@ class Evidences:
         counts = self.ledger.counts()
         return {"mode": self.loaded.mode, "aa": self.loaded.aa, "counts": counts, "coverage": coverage(counts)}
 
-    def _count_failures(self, pairs: Sequence[tuple[str, Pair]]) -> None:
+    def _count_failures(self, arm: str, pairs: Sequence[tuple[str, Pair]]) -> None:
+        """By arm in a split: the few failures of a large arm must not hide the many of a small one."""
         for _, pair in pairs:
             for name, scores in pair.items():
-                self._calls[name] += 1
-                self._failed[name] += any(score.value is None for score in scores)
+                self._calls[name, arm] += 1
+                self._failed[name, arm] += any(score.value is None for score in scores)
 
     def _take(self, session: Session, pairs: Sequence[tuple[str, Pair]]) -> None:
         """One session of a mirror."""
@@ -156,7 +161,10 @@ def coverage_check(counts: dict[str, int], least: float) -> Check:
 
 
 def failures_check(shares: dict[str, float], most: float) -> Check:
-    """Whether calls failed so seldom that those left still speak for all; a session of which one failed hides it."""
+    """Whether calls failed so seldom that those left still speak for all; a session of which one failed hides it.
+
+    `shares` are of calls by metric, in a split by metric and arm.
+    """
     above = ", ".join(f"{name} {share:.1%}" for name, share in sorted(shares.items()) if share > most)
     told = f"calls without a score on both sides: {above}" if above else "few enough calls are without a score"
     return Check("failures", not above, f"{told} (at most {most:.1%})")

@@ -184,6 +184,8 @@ class Proxy:
         reason = reason or exchange.outcome or ("" if exchange.ended else "client_gone") or self._link.refusal(size)
         if call is not None and exchange.body is not None:
             kinds = _kinds(kinds, exchange.body, call.asked)
+            if self._config.split is not None and not call.asked.obstacle:  # else it had no arm, see `_arm`
+                kinds.append(exchange.arm)
             if not reason:
                 self._link.offer(_Maker(path, tenant, given, exchange, call), tenant, size, kinds)
                 return

@@ -149,7 +149,7 @@ def _more(comparison: Comparison) -> Iterable[tuple[str, str]]:
         yield "Forgetting above chance", f"{100 * comparison.forgetting:.1f} %"
     if comparison.mcnemar_p is not None:
         yield "McNemar test, exact p", f"{comparison.mcnemar_p:.2g}"
-    if comparison.correction is None and not comparison.withheld:
+    if comparison.has_e_values:
         yield "e-value for pass", _e_value(comparison.log_e_pass)
         yield "e-value for regressed", _e_value(comparison.log_e_block)
 

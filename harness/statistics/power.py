@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from harness.records import Estimand
 from harness.statistics.betting import guessed_gap, log_wealth
+from harness.statistics.clustered import clustered_error
 
 Floats = npt.NDArray[np.float64]
 
@@ -100,16 +101,16 @@ def plan(
     )
 
 
-def smallest_detectable_drop(differences: Floats, *, alpha: float) -> float:
+def smallest_detectable_drop(differences: Floats, clusters: npt.NDArray[np.int64], *, alpha: float) -> float:
     """Drop that n paired differences of this spread would show with 80 % power at a one-sided level α, score points.
 
-    (z_{1−α} + z_{0.8})·s/√n (Miller 2024, arXiv 2411.00640, section 5): the scale of what the set can resolve at full
-    size, whichever test is used; `differences` is (n,) with n ≥ 2.
+    (z_{1−α} + z_{0.8}) standard errors, by clusters (Miller 2024, arXiv 2411.00640, sections 2.2 and 5): the scale of
+    what so many samples can resolve of the stream that they came from, whichever test is used. `differences` and
+    `clusters`, the label of each one's cluster, are (n,) with at least two clusters.
     """
     from scipy.special import ndtri
 
-    spread = float(np.std(differences, ddof=1))
-    return float(ndtri(1 - alpha) + ndtri(_POWER)) * spread / math.sqrt(len(differences))
+    return float(ndtri(1 - alpha) + ndtri(_POWER)) * clustered_error(differences, clusters)[0]
 
 
 def fewest_samples(n: int, margin: float, alpha: float, estimand: Estimand) -> int:

@@ -62,7 +62,8 @@ class Suite(Protocol):
     """A named list of frozen samples and the way to score two subjects' outputs on them.
 
     `labels` says how many pairs people judge beside the suite's own scores (0: none); `asks_judges` that scoring asks
-    somebody else, so that it costs time and money.
+    somebody else, so that it costs time and money. `largest_cluster` is the most samples that any cluster of
+    the stream could have given (0: not known, so that the largest in the set has to stand for it).
     """
 
     name: str
@@ -70,6 +71,7 @@ class Suite(Protocol):
     metrics: Mapping[str, MetricSpec]
     labels: int
     asks_judges: bool
+    largest_cluster: int
 
     def digest(self) -> str:
         """SHA-256 over the frozen samples and every setting that can change a request or a score."""
@@ -125,6 +127,7 @@ class Plain:
 
     labels: int = 0
     asks_judges: bool = False
+    largest_cluster: int = 0
 
     def concerns(self, metric: str, sample: Sample) -> bool:
         """Every metric is about every sample."""

@@ -29,6 +29,7 @@ class Questions:
     checks: Callable[[], Sequence[Check]]
     chat: bool = False
     lock: Mapping[str, Any] = field(default_factory=dict)
+    largest_cluster: int = 0
 
     def first(self, sample: Sample) -> Generate:
         """The first request of a sample."""
@@ -93,7 +94,7 @@ def of_golden_set(reference: str, root: Path | None, context: SuiteContext, *, c
 
     return Questions(
         golden.name, golden.reference, tuple(golden.samples), golden.card.generation, golden.digest, checks, chat,
-        locked(golden),
+        locked(golden), golden.card.largest_cluster,
     )  # fmt: skip
 
 

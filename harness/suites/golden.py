@@ -76,7 +76,7 @@ class GoldenSuite(Pointwise):
     estimand: Estimand = "frozen"
 
     def __init__(self, golden: GoldenSet, scorers: Sequence[_Scorer], options: Options, context: SuiteContext) -> None:
-        self.name = golden.name
+        self.name, self.largest_cluster = golden.name, golden.card.largest_cluster
         self.metrics = {s.metric.spec.name: _with_chance(s, golden.samples) for s in scorers}
         self._golden, self._scorers, self._chat, self._context = golden, scorers, options.chat, context
         self._text = any(s.reads == "text" for s in scorers)

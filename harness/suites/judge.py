@@ -91,6 +91,7 @@ class JudgeSuite(Plain):
         self.questions = _questions_of(options, context)
         require(rubric, [self.questions.of_turn(s, 0, ()) for s in self.questions.samples])
         self.name, self.labels = f"{self.questions.name} {rubric.name}", options.labels
+        self.largest_cluster = self.questions.largest_cluster
         self.metrics: Mapping[str, MetricSpec] = {rubric.name: _metric(rubric)}
         self.rubric, self.judge = rubric, judge
         self._options, self._context, self._rubrics = options, context, rubrics

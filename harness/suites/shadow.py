@@ -57,7 +57,7 @@ class ShadowSuite(Plain):
     estimand: Estimand = "population"
 
     def __init__(self, golden: GoldenSet, options: Options, context: SuiteContext) -> None:
-        self.name = golden.name
+        self.name, self.largest_cluster = golden.name, golden.card.largest_cluster
         self._golden, self._options, self._context = golden, options, context
         known = _replayed.checks(options.max_seconds, options.max_output_tokens)
         asked = {name: known[name] for name in options.metrics}

@@ -138,7 +138,7 @@ class _Draw:
         self._store = store
         wanted = self._wanted()
         self._drawing = Drawing(table, wanted, self.strata, options.salt, options.per_session)
-        self.shares = self._drawing.shares()
+        self.shares, self.largest = self._drawing.shares(), self._drawing.largest()
         self._room = quotas(self.shares, options.samples, options.at_least)
         self._near = Near(options.likeness)
         self._users: Counter[str] = Counter()

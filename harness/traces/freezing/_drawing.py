@@ -58,8 +58,15 @@ class Drawing:
 
     def shares(self) -> Counter[int]:
         """How many calls of each stratum there are to draw, the cap on sessions applied."""
-        counted = self._sizes if self._most is None else np.minimum(self._sizes, self._most)
+        counted = self._counted()
         return Counter({int(s): int(counted[self._strata == s].sum()) for s in np.unique(self._strata)})
+
+    def largest(self) -> int:
+        """How many calls of one session could have been drawn at most, from whatever session there is."""
+        return int(self._counted().max(initial=0))
+
+    def _counted(self) -> NDArray[np.int64]:
+        return self._sizes if self._most is None else np.minimum(self._sizes, self._most)
 
     def sessions(self) -> Iterator[Session]:
         """Every session with an eligible call, in the order of its keyed hash."""

@@ -65,6 +65,7 @@ def _card(options: FreezeOptions, draw: _Draw) -> dict[str, Any]:
         "source": f"traces from {first} to {last}, drawn as provenance.json says",
         "metrics": [],
         "generation": {"max_tokens": options.max_tokens, "temperature": 0.0},
+        "largest_cluster": draw.largest,
         "tags": {tag: f"calls with {tag}" for tag in used},
     }
 

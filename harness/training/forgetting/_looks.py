@@ -116,7 +116,9 @@ class Watch:
         """
         policy = loaded.gate.policy
         seed = int(content_hash({"for": "looks", "seed": policy.seed})[:8], 16)
-        gate = loaded.gate.model_copy(update={"policy": policy.model_copy(update={"seed": seed})})
+        # Looks are about checkpoints and are no decisions, so that they have no share of α to pay.
+        wear = loaded.gate.wear.model_copy(update={"candidates": 0})
+        gate = loaded.gate.model_copy(update={"policy": policy.model_copy(update={"seed": seed}), "wear": wear})
         # Where samples are held back for choosing, looks choose by those: they decide which checkpoint is kept.
         part: Part = "sweep" if gate.for_sweeps else "verdict"
         plan = make_plan(replace(loaded, gate=gate, part=part))
