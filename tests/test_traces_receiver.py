@@ -78,6 +78,8 @@ def test_an_empty_request_succeeds(receiver: Receiving, kind: str) -> None:
         ("zstd", zstandard.compress(BODY[:100]) + zstandard.compress(BODY[100:])),
         ("identity", BODY),
         ("GZIP", gzip.compress(BODY)),
+        ("gzip", gzip.compress(BODY) + gzip.compress(b"") * 63),
+        ("zstd", zstandard.compress(BODY) + zstandard.compress(b"") * 63),
     ],
 )
 def test_compressed_bodies_are_unpacked(encoding: str, packed: bytes) -> None:
@@ -99,6 +101,8 @@ def test_compressed_bodies_are_unpacked(encoding: str, packed: bytes) -> None:
         ("deflate", b"\x78\x9c\xff\xff", 400),
         ("zstd", b"not zstd", 400),
         ("zstd", zstandard.compress(BODY)[:-1], 400),
+        ("gzip", gzip.compress(b"") * 65, 400),  # four megabytes of these held everybody up for two minutes
+        ("zstd", zstandard.compress(b"") * 65, 400),
         ("br", b"x", 415),
         ("gzip, gzip", gzip.compress(gzip.compress(BODY)), 415),
     ],
@@ -124,6 +128,9 @@ def test_bombs_and_damage_are_refused(encoding: str, packed: bytes, status: int)
         (b"x", {"kind": ""}, 415, 3),
         (b"x", {"path": "/v1/metrics"}, 404, 5),
         (BODY, {"x_harness_tenant": "somebody-else"}, 403, 7),
+        (BODY, {"host": "evil.example:4318"}, 403, 7),  # a name that its owner points to this machine (DNS rebinding)
+        (BODY, {"origin": "https://evil.example"}, 403, 7),
+        (BODY, {"sec_fetch_site": "cross-site"}, 403, 7),
     ],
 )
 def test_a_refusal_is_a_status_in_the_encoding_of_the_request(
@@ -137,6 +144,13 @@ def test_a_refusal_is_a_status_in_the_encoding_of_the_request(
         assert Status.FromString(answer.body).message
     else:
         assert answer.json["code"] == code
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:4318", "127.0.0.1", "[::1]:4318", "0.0.0.0:4318", "host.docker.internal:4318", "collector"]
+)
+def test_a_program_on_this_machine_needs_no_token_whatever_it_calls_the_machine(receiver: Receiving, host: str) -> None:
+    assert receiver.post(BODY, host=host).status == 200
 
 
 def test_another_method_is_405_and_says_which_is_right(receiver: Receiving) -> None:

@@ -145,7 +145,7 @@ def _callers(tokens: Tokens | None) -> Callable[[Headers], Caller | str]:
 
 def _on_this_machine(headers: Headers) -> Caller | str:
     """Without tokens the address is loopback's, and the only strangers there are pages in a browser."""
-    if any(name == b"sec-fetch-site" and value not in (b"none", b"same-origin") for name, value in headers):
+    if live.page_elsewhere({name.decode("latin-1"): value.decode("latin-1") for name, value in headers}):
         return "a page of another site may not ask here without a token"
     return Caller(DEFAULT_TENANT, headers)
 
