@@ -101,7 +101,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             }
     except FileNotFoundError as error:
         raise AdapterError(f"{path} does not exist") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise AdapterError(f"{path} is not a safetensors file: {error}") from error
 
 
@@ -352,7 +352,7 @@ def _why_unsafe(adapter: Path, problem: str) -> str:
 def _json(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from error
     return loaded if isinstance(loaded, dict) else {}
 

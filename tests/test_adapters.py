@@ -143,12 +143,20 @@ def test_pickled_weights_are_never_opened(tmp_path: Path) -> None:
     assert "save_pretrained" in checks[0].detail
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0{}"[:9], b"\x04\0\0\0\0\0\0\0nope"])
+_NESTED = (200_000).to_bytes(8, "little") + b"[" * 200_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0{}"[:9], b"\x04\0\0\0\0\0\0\0nope", _NESTED]
+)
 def test_a_file_that_is_not_safetensors_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / adapters.WEIGHTS
     path.write_bytes(content)
     with pytest.raises(AdapterError, match="not a safetensors file"):
         adapters.read_header(path)
+    (tmp_path / adapters.RECORD).write_bytes(_NESTED[8:])
+    with pytest.raises(AdapterError, match="cannot be read"):
+        adapters.as_recorded(tmp_path)
 
 
 @pytest.mark.slow
