@@ -90,12 +90,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
                 raise AdapterError(f"{path} is not a safetensors file")
             header = json.loads(file.read(size))
             return {
-                name: Tensor(
-                    str(entry["dtype"]),
-                    tuple(int(n) for n in entry["shape"]),
-                    8 + size + int(entry["data_offsets"][0]),
-                    8 + size + int(entry["data_offsets"][1]),
-                )
+                name: _tensor(entry, 8 + size, path.stat().st_size)
                 for name, entry in header.items()
                 if name != "__metadata__"
             }
@@ -103,6 +98,14 @@ def read_header(path: Path) -> dict[str, Tensor]:
         raise AdapterError(f"{path} does not exist") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise AdapterError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _tensor(entry: Mapping[str, Any], first: int, size: int) -> Tensor:
+    """A tensor of a header behind which the bytes begin at `first`, in a file of so many; ValueError where none is."""
+    start, stop = (first + int(offset) for offset in entry["data_offsets"])
+    if not first <= start <= stop <= size:
+        raise ValueError("a tensor lies outside of the file")
+    return Tensor(str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), start, stop)
 
 
 def file_hash(path: Path) -> str:
