@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -186,6 +187,21 @@ def test_a_body_that_says_or_shows_that_it_is_too_large_is_413(tmp_path: Path) -
             )
             raw.sendall(head.encode() + b"1000\r\n" + bytes(0x1000) + b"\r\n")
             assert b" 413 " in raw.recv(4096)
+
+
+@pytest.mark.parametrize("more", [b"", b"Transfer-Encoding: chunked\r\n\r\n0\r\n"])
+def test_headers_and_trailers_without_an_end_are_cut_off(receiver: Receiving, more: bytes) -> None:
+    """They come before anybody has said who sends them, and a hundred megabytes held everybody up for a minute."""
+    sent = 0
+    with socket.create_connection(("127.0.0.1", receiver.port), 20) as connection:
+        connection.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: x\r\n" + more + b"X: ")
+        with contextlib.suppress(ConnectionError):
+            while sent < 2**25:
+                sent += connection.send(b"a" * 2**16)
+    assert sent < 2**25
+    many = {f"x-{i}": "a" * 1000 for i in range(50)}
+    assert receiver.post(BODY, **many).status == 200
+    assert receiver.post(BODY * 2**8).status == 200  # a body is no head, and has a bound of its own
 
 
 def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:

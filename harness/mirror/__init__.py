@@ -22,7 +22,7 @@ from harness.mirror.link import Link
 from harness.mirror.proxy import TOKEN_HEADER, Caller, Headers, Proxy
 from harness.plugins import missing_extra
 from harness.traces import live
-from harness.traces.receiver import Tokens, is_loopback, listen, quiet_signals, read_tokens
+from harness.traces.receiver import Tokens, bounded_heads, is_loopback, listen, quiet_signals, read_tokens
 from harness.traces.store import DEFAULT_TENANT
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def serve(
     app = build(loaded, link, tokens)
     config = uvicorn.Config(
         app, log_level="critical", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE,
-        server_header=False, date_header=False, h11_max_incomplete_event_size=2**16,
+        server_header=False, date_header=False, http=bounded_heads(), h11_max_incomplete_event_size=2**16,
     )  # fmt: skip
     bound, number = listener.getsockname()[:2]
 
