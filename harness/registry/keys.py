@@ -98,7 +98,8 @@ def new_key(path: Path, kind: Kind = "ed25519") -> SigningKey:
         with os.fdopen(handle, "wb") as stream:
             stream.write(secret)
             os.fsync(stream.fileno())
-        public.write_bytes(key.public.pem())
+        with public.open("xb") as stream:
+            stream.write(key.public.pem())
     except FileExistsError as error:
         raise UsageError(
             f"{path}: there is a key already, and what it signed could not be verified without it"
