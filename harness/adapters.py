@@ -90,19 +90,22 @@ def read_header(path: Path) -> dict[str, Tensor]:
                 raise AdapterError(f"{path} is not a safetensors file")
             header = json.loads(file.read(size))
             return {
-                name: Tensor(
-                    str(entry["dtype"]),
-                    tuple(int(n) for n in entry["shape"]),
-                    8 + size + int(entry["data_offsets"][0]),
-                    8 + size + int(entry["data_offsets"][1]),
-                )
+                name: _tensor(entry, 8 + size, path.stat().st_size)
                 for name, entry in header.items()
                 if name != "__metadata__"
             }
     except FileNotFoundError as error:
         raise AdapterError(f"{path} does not exist") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise AdapterError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _tensor(entry: Mapping[str, Any], first: int, size: int) -> Tensor:
+    """A tensor of a header behind which the bytes begin at `first`, in a file of so many; ValueError where none is."""
+    start, stop = (first + int(offset) for offset in entry["data_offsets"])
+    if not first <= start <= stop <= size:
+        raise ValueError("a tensor lies outside of the file")
+    return Tensor(str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), start, stop)
 
 
 def file_hash(path: Path) -> str:
@@ -352,7 +355,7 @@ def _why_unsafe(adapter: Path, problem: str) -> str:
 def _json(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from error
     return loaded if isinstance(loaded, dict) else {}
 

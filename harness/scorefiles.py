@@ -11,6 +11,7 @@ import json
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ COLUMNS = ("sample_id", "score", "suite", "metric", "cluster", "slice")
 _LM_EVAL_NAME = re.compile(r"samples_(?P<task>.+?)(?:_\d{4}-\d\d-\d\dT[\d\-.:]+)?\.jsonl$")
 _INSPECT_LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # correct, partial, incorrect, no answer
 _LARGEST_MEMBER = 256 * 2**20  # bytes one member of a zipped log may unpack to
+_LARGEST_LOG = 2**31  # and all of them together, which may lie over one another in the archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def _read_jsonl(path: Path, table: ScoreTable) -> None:
             where = at(path, number)
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}not JSON: {error}") from error
             if not isinstance(record, dict):
                 raise DataError(f"{where}expected an object with sample_id and score")
@@ -218,10 +220,20 @@ def _read_inspect_zip(path: Path, table: ScoreTable) -> None:
             start = "header.json" if "header.json" in names else "_journal/start.json"  # the latter while it runs
             header = _parse(path, _member(path, archive, start))
             members = [name for name in names if re.fullmatch(r"samples/[^/]+\.json", name)]
-            samples = [_parse(path, _member(path, archive, name)) for name in members]
-    except (zipfile.BadZipFile, KeyError) as error:
+            samples = list(_samples(path, archive, members))
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError) as error:  # RuntimeError: an encrypted member
         raise DataError(f"{at(path)}not an Inspect log: {error}") from error
     _add_inspect_log(path, {**header, "samples": samples}, table)
+
+
+def _samples(path: Path, archive: zipfile.ZipFile, members: Iterable[str]) -> Iterator[Any]:
+    size = 0
+    for name in members:
+        content = _member(path, archive, name)
+        size += len(content)
+        if size > _LARGEST_LOG:
+            raise DataError(f"{at(path)}unpacks to more than {_LARGEST_LOG >> 20} MiB")
+        yield _parse(path, content)
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
@@ -235,7 +247,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
 def _parse(path: Path, content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{at(path)}not JSON: {error}") from error
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.traces.receiver import Limits, build, intake
+from harness.traces.receiver import Limits, bounded_heads, build, intake
 from harness.traces.receiver._tokens import Tokens
 from harness.traces.store import Store, StoreOptions
 
@@ -42,7 +42,9 @@ class Receiving:
         self.store = Store.open(folder, options=StoreOptions(spare=0))
         self.intake = intake(self.store, limits)
         self._server = uvicorn.Server(
-            uvicorn.Config(build(self.intake, tokens, limits), port=0, log_level="critical", lifespan="on")
+            uvicorn.Config(
+                build(self.intake, tokens, limits), port=0, log_level="critical", lifespan="on", http=bounded_heads()
+            )
         )
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 

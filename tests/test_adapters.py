@@ -143,12 +143,22 @@ def test_pickled_weights_are_never_opened(tmp_path: Path) -> None:
     assert "save_pretrained" in checks[0].detail
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0{}"[:9], b"\x04\0\0\0\0\0\0\0nope"])
+_HEADER = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-99, 4]}}'
+_OUTSIDE = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(4)
+_NESTED = (200_000).to_bytes(8, "little") + b"[" * 200_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0{}"[:9], b"\x04\0\0\0\0\0\0\0nope", _NESTED, _OUTSIDE]
+)
 def test_a_file_that_is_not_safetensors_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / adapters.WEIGHTS
     path.write_bytes(content)
     with pytest.raises(AdapterError, match="not a safetensors file"):
         adapters.read_header(path)
+    (tmp_path / adapters.RECORD).write_bytes(_NESTED[8:])
+    with pytest.raises(AdapterError, match="cannot be read"):
+        adapters.as_recorded(tmp_path)
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -25,6 +27,7 @@ from harness.history.lineage import Move
 from harness.history.reading import Run, find_runs, read_runs
 from harness.history.wearing import worn_sets
 from harness.records import Comparison, Guard
+from harness.report import html
 from tests.history_example import GUARDS, make_run
 from tests.promotion_example import gated
 
@@ -299,6 +302,23 @@ def test_every_text_of_a_run_is_escaped_or_inside_a_string(tmp_path: Path) -> No
     files = sorted((tmp_path / "site" / "data").rglob("*.js"))
     assert len(files) == 6
     assert any(ATTACK in json.dumps(texts_of(file)) for file in files)
+
+
+def test_a_report_that_somebody_else_wrote_runs_no_script_in_the_site(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", "one")
+    (run / "report.html").write_text(f"<!doctype html>\n<title>{ATTACK}</title><script>alert(1)</script>", "utf-8")
+    site.build([tmp_path / "runs"], tmp_path / "site")
+    (copied,) = (tmp_path / "site" / "reports").iterdir()
+    head, _, rest = copied.read_text("utf-8").partition("<title>")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', head)
+    assert policy is not None
+    assert "alert(1)" in rest
+    own = base64.b64encode(hashlib.sha256(html.asset("report.js").encode()).digest()).decode()
+    allowed = ["default-src 'none'", "style-src 'unsafe-inline'", f"script-src 'sha256-{own}'"]
+    assert policy[1].split("; ")[:3] == allowed
+    before = copied.stat()
+    site.build([tmp_path / "runs"], tmp_path / "site")
+    assert (copied.stat().st_ino, copied.stat().st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
 
 
 def test_the_data_files_hold_what_the_run_holds(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,11 @@ from hypothesis import strategies as st
 
 from harness.mirror.calls import CHAT, COMPLETION, Answer, read_answer, read_request, session_of
 from harness.mirror.config import PolicySection
+from harness.mirror.link import Link
+from harness.mirror.proxy import Caller, Proxy
 from harness.mirror.scoring import Scoring
+from tests.mirroring import load
+from tests.mirroring import settings as mirror_settings
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 JSON = st.recursive(
@@ -25,6 +31,28 @@ JSON = st.recursive(
         inner, max_size=5),
     max_leaves=25,
 )  # fmt: skip
+
+
+def test_an_encoded_slash_does_not_make_what_follows_the_host(tmp_path: Path) -> None:
+    """Behind an address without a path, `%2F@HOST` would end the host's name as a login and begin another."""
+    loaded = load(tmp_path, mirror_settings("http://127.0.0.1:9", "http://127.0.0.1:9/v1"))
+    said: list[Any] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def ask() -> None:
+        scope = {
+            "type": "http", "method": "GET", "path": "/v1/@evil.example/x", "raw_path": b"/v1%2F@evil.example/x",
+            "query_string": b"", "headers": [],
+        }  # fmt: skip
+        await Proxy(loaded, Link(loaded), lambda headers: Caller("default", headers))(scope, receive, send)
+
+    asyncio.run(ask())
+    assert said[0]["status"] == 404
 
 
 def holding(part: Any) -> dict[str, Any]:

@@ -64,6 +64,15 @@ def test_a_promotion_is_one_commit_that_another_machine_verifies(
     assert registry.fetch("other", tmp_path) is None
 
 
+def test_a_commit_that_is_none_names_no_folder(
+    hub: LoopbackHub, registry: HubRegistry, promotions: list[Promotion], key: SigningKey, tmp_path: Path
+) -> None:
+    registry.promote(promotions[0], "champion", key)
+    hub.branches["champion"] = "x/../../../.ssh"
+    with pytest.raises(StorageError, match="the commit of 'champion' is none"):
+        registry.fetch("champion", tmp_path)
+
+
 def test_the_card_holds_the_results_of_the_verdict(
     hub: LoopbackHub, registry: HubRegistry, promotions: list[Promotion], key: SigningKey
 ) -> None:

@@ -188,3 +188,6 @@ def test_a_server_that_is_offline_and_an_address_that_is_none(
         open_registry("mlflow+http://127.0.0.1:9/adapter").promote(promotions[0], "champion", key)
     with pytest.raises(ConfigError, match="mlflow\\+http://HOST:PORT/MODEL"):
         open_registry("mlflow+http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_USERNAME") as refused:
+        open_registry("mlflow+http://me:s3cret@127.0.0.1:9/adapter")
+    assert "s3cret" not in str(refused.value)

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from harness import runs
+from harness.config import load_gate
 from harness.errors import ConfigError, PromotionError, StorageError
+from harness.gate import run_gate
+from harness.progress import Silent
 from harness.records import PairedScore
 from harness.registry import Override
 from harness.registry.promoting import prepare
@@ -164,6 +167,25 @@ def test_notes_and_pickled_leftovers_of_a_trainer_are_no_part_of_the_adapter(
     (adapter / "training_args.bin").unlink()
     (adapter / "checkpoint-8").mkdir()
     assert prepare(made["promote"], adapter=adapter).identity == prepare(made["promote"]).identity
+
+
+def test_a_link_in_an_adapter_hands_nothing_of_this_machine_on(tmp_path: Path) -> None:
+    """An adapter from elsewhere may hold a link to a key, which a promotion would copy to a hub."""
+    secret = tmp_path / "id_ed25519"
+    secret.write_text("a private key", encoding="utf-8")
+    adapter = gated(tmp_path / "gated").parents[1] / "adapter"
+    (adapter / "notes.txt").symlink_to(secret)
+    run = run_gate(load_gate(adapter.parent / "gate.yaml"), Silent()).path
+    with pytest.raises(PromotionError, match=r"notes\.txt: a link that leads out of its folder"):
+        prepare(run)
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "0123"  # as Hugging Face's cache holds it
+    shutil.copytree(adapter, snapshot, symlinks=True)
+    blob = snapshot.parents[1] / "blobs" / "abc"
+    blob.parent.mkdir()
+    shutil.copy(secret, blob)
+    (snapshot / "notes.txt").unlink()
+    (snapshot / "notes.txt").symlink_to("../../blobs/abc")
+    assert "notes.txt" in prepare(run, adapter=snapshot).files
 
 
 def test_what_is_no_finished_run_and_what_has_no_files_is_told_so(

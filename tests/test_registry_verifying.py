@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, RecordError
-from harness.registry import Override
+from harness.errors import ConfigError, RecordError, UsageError
+from harness.registry import Override, ledger
 from harness.registry.backends.local import LocalRegistry
+from harness.registry.dsse import canonical
 from harness.registry.keys import PublicKey, new_key, read_signing_key, trusted_keys
 from harness.registry.promoting import prepare
-from harness.registry.verifying import Demands, verify
+from harness.registry.verifying import Demands, intact, verify
 from tests.promotion_example import gated
 
 
@@ -141,6 +145,96 @@ def test_a_bundle_under_the_name_of_another_and_one_that_was_never_promoted_are_
         verify(place.root / "promotions" / strange.name, place.trusted)
 
 
+def test_a_folder_that_a_loader_reads_is_not_taken_for_a_registry(place: Place, tmp_path: Path) -> None:
+    """Something else in the clear, and a true promotion where the registry's champion would be."""
+    decoy = tmp_path / "adapter"
+    shutil.copytree(place.champion, decoy / "aliases" / "champion")
+    (decoy / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (decoy / "adapter_model.safetensors").write_bytes(b"something else")
+    with pytest.raises(RecordError, match="there is no record"):
+        verify(decoy, place.trusted)
+    shutil.copytree(place.champion / "promotion", decoy / "promotion")
+    with pytest.raises(RecordError, match="adapter"):
+        verify(decoy, place.trusted)
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_an_alias_that_leads_around_the_ledger_is_refused(place: Place, tmp_path: Path, linked: bool) -> None:
+    """An older promotion is as well signed as a newer one: only the ledger tells them apart."""
+    older = next(p for p in (place.root / "promotions").iterdir() if p != place.champion)
+    alias = place.root / "aliases" / "champion"
+    alias.unlink()
+    if linked:
+        alias.symlink_to(shutil.copytree(older, tmp_path / "elsewhere"))
+    else:
+        shutil.copytree(older, alias)
+    for path in (place.root, alias):
+        with pytest.raises(RecordError, match="champion: no link to a promotion of this registry"):
+            verify(path, place.trusted)
+
+
+def test_an_entry_of_a_stranger_moves_nothing_even_once_somebody_has_signed_a_later_one(
+    place: Place, tmp_path: Path
+) -> None:
+    path, thief = place.root / "ledger.jsonl", new_key(tmp_path / "thief.pem")
+    entries = ledger.read(path)
+    older = entries[0]
+    forged = ledger._signed(
+        entries,
+        {name: getattr(older, name) for name in ("promotion", "adapter", "run", "verdict", "by", "reason")}
+        | {"action": "promote", "alias": "champion"},
+        thief,
+        datetime.now(UTC),
+    )
+    ledger.append(path, forged)
+    LocalRegistry(place.root).promote(prepare(place.run), "candidate", read_signing_key(place.key))
+    assert place.champion.name == older.promotion
+    with pytest.raises(RecordError, match=r"ledger\.jsonl:3: signed by .* no key that you trust"):
+        verify(place.root, place.trusted)
+    assert verify(place.root / "aliases" / "candidate", place.trusted).aliases == ("candidate",)
+
+
+def test_what_a_ledger_says_is_no_way_out_of_the_registry(place: Place, tmp_path: Path) -> None:
+    path, key = tmp_path / "ledger.jsonl", read_signing_key(place.key)
+    good = {"promotion": "0" * 64, "adapter": "", "run": "r", "verdict": "promote", "by": "", "reason": ""}
+    for said in (
+        {"action": "promote", "alias": "../../x"},
+        {"action": "promote", "alias": "champion", "promotion": "../../../etc"},
+    ):
+        path.unlink(missing_ok=True)
+        ledger.append(path, ledger._signed([], {**good, **said}, key, datetime.now(UTC)))
+        with pytest.raises(RecordError, match=r"ledger\.jsonl:1: not an entry"):
+            ledger.read(path)
+    back = ledger._signed([], {**good, "action": "rollback", "alias": "champion"}, key, datetime.now(UTC))
+    with pytest.raises(RecordError, match="entry 1 goes back where nothing was promoted"):
+        ledger.standing([back])
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_read(place: Place) -> None:
+    path = place.champion / "tokenizer.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RecordError, match=r"tokenizer\.json: .*no file here"):
+        verify(place.root, place.trusted)
+
+
+def test_a_baseline_is_not_read_with_a_file_that_its_record_does_not_name(place: Place) -> None:
+    assert intact(place.champion) == place.champion.name
+    (place.champion / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"chat_template\.jinja: no part"):
+        intact(place.champion)
+
+
+def test_an_envelope_has_no_more_signatures_than_can_be_tried(place: Place) -> None:
+    path = place.champion / "promotion" / "record.json"
+    envelope = json.loads(path.read_bytes())
+    envelope["signatures"] *= 65
+    path.unlink()
+    path.write_bytes(canonical(envelope) + b"\n")
+    with pytest.raises(RecordError, match="more than 64 signatures"):
+        verify(place.champion, place.trusted)
+
+
 def test_an_override_is_taken_only_by_whoever_says_so(tmp_path: Path) -> None:
     key = new_key(tmp_path / "signing.pem")
     registry = LocalRegistry(tmp_path / "registry")
@@ -190,7 +284,12 @@ def test_keys_are_private_never_overwritten_and_told_from_anything_else(
     assert read_signing_key(path).identity == made.identity
     with pytest.raises(Exception, match="there is a key already"):
         new_key(path)
-    path.chmod(0o644)
+    path.unlink()
+    for same in (path, path.with_suffix(".pub"), path.with_suffix(".key")):  # all have one public key's name
+        with pytest.raises(UsageError, match=r"signing\.pub: there is a key already"):
+            new_key(same)
+    assert path.with_suffix(".pub").read_bytes() == made.public.pem()
+    path.touch(mode=0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
         read_signing_key(path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

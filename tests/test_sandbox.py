@@ -126,8 +126,13 @@ class TestConfinement:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             for address in (("127.0.0.1", port), ("1.1.1.1", 53)):
-                refused(f"import socket\nsocket.create_connection({address!r}, 1)", "refused", "unreachable")
+                refused(f"import socket\nsocket.create_connection({address!r}, 1)", "Operation not permitted")
         refused("import urllib.request\nurllib.request.urlopen('http://example.com', timeout=1)", "URLError")
+
+    @pytest.mark.parametrize("family", ["AF_UNIX", "AF_INET", "AF_NETLINK", "AF_ALG", "AF_VSOCK"])
+    def test_no_family_of_sockets_is_there_for_not_all_are_of_a_network_namespace(self, family: str) -> None:
+        refused(f"import socket\nsocket.socket(socket.{family}, socket.SOCK_STREAM)", "Operation not permitted")
+        assert run("import asyncio\nasyncio.run(asyncio.sleep(0))\nprint('slept')").stdout == "slept\n"
 
     @pytest.mark.parametrize(
         "code",

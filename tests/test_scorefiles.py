@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harness import scorefiles
 from harness.errors import DataError
 from harness.scorefiles import read_scores
 
@@ -111,6 +112,29 @@ INSPECT = {
         {"id": 3, "epoch": 1, "error": "timeout", "scores": {"choice": {"value": "I"}}},
     ],
 }
+
+
+def test_a_log_that_unpacks_to_too_much_or_cannot_be_unpacked_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scorefiles, "_LARGEST_LOG", 2**20)
+    path = tmp_path / "log.eval"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", json.dumps({"eval": INSPECT["eval"]}))
+        for number in range(5):  # each is small enough by itself
+            archive.writestr(f"samples/{number}.json", json.dumps({"id": number, "pad": "x" * 2**18}))
+    with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
+        read_scores(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("header.json", "[" * 200_000)
+    with pytest.raises(DataError, match="not JSON"):
+        read_scores(path)
+    content = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):  # the flag of an encrypted member
+        content[content.index(mark) + place] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"not an Inspect log: .*encrypted"):
+        read_scores(path)
 
 
 def test_inspect_json_and_zip(tmp_path: Path) -> None:

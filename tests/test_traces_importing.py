@@ -502,3 +502,14 @@ def test_every_source_has_a_name_and_says_what_it_reads() -> None:
     assert {source.name for source in sources()} == {"collector", "langfuse", "phoenix", "requests"}
     assert all(source.described for source in sources())
     assert importing.Imported(Path(), 1).spans == ()
+
+
+def test_what_a_few_bytes_unpack_to_is_not_copied_once_more_for_every_piece(tmp_path: Path) -> None:
+    """Six kilobytes that unpack to sixty megabytes took eighteen seconds to read."""
+    (tmp_path / "x.zst").write_bytes(zstandard.compress(b"{}\n" * 2**20))
+    stream = _files._Zstd(tmp_path / "x.zst")
+    first, second = stream.read(8192), stream.read(8192)
+    stream.close()
+    assert isinstance(first, memoryview)
+    assert isinstance(second, memoryview)
+    assert first.obj is second.obj

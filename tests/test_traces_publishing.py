@@ -143,6 +143,16 @@ def test_an_endpoint_that_is_none_is_refused() -> None:
             publishing.send(iter([]), wrong)
     with pytest.raises(ConfigError, match="plain HTTP to another machine"):
         publishing.send(iter([]), "http://collector.example:4318", "token")
+
+
+def test_no_error_repeats_a_token_or_a_login(endpoint: tuple[str, type[_Endpoint]], run: Path) -> None:
+    url, handler = endpoint
+    publishing.send(iter(events(run)[:1]), url, "a-token\n")  # as a file of one line gives it
+    assert handler.got[-1]["headers"]["Authorization"] == "Bearer a-token"
+    for where, token in ((url, "s3cret\nX: y"), (url, "s3cr\u00e9t"), ("https://me:s3cret@collector.example", "")):
+        with pytest.raises(ConfigError) as raised:
+            publishing.send(iter(events(run)[:1]), where, token)
+        assert "s3cr" not in str(raised.value)
     with pytest.raises(InfrastructureError, match=r"127\.0\.0\.1:9"):
         publishing.send(iter([LogEvent()]), "http://127.0.0.1:9")
 

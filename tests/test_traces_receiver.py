@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -78,6 +79,8 @@ def test_an_empty_request_succeeds(receiver: Receiving, kind: str) -> None:
         ("zstd", zstandard.compress(BODY[:100]) + zstandard.compress(BODY[100:])),
         ("identity", BODY),
         ("GZIP", gzip.compress(BODY)),
+        ("gzip", gzip.compress(BODY) + gzip.compress(b"") * 63),
+        ("zstd", zstandard.compress(BODY) + zstandard.compress(b"") * 63),
     ],
 )
 def test_compressed_bodies_are_unpacked(encoding: str, packed: bytes) -> None:
@@ -99,6 +102,8 @@ def test_compressed_bodies_are_unpacked(encoding: str, packed: bytes) -> None:
         ("deflate", b"\x78\x9c\xff\xff", 400),
         ("zstd", b"not zstd", 400),
         ("zstd", zstandard.compress(BODY)[:-1], 400),
+        ("gzip", gzip.compress(b"") * 65, 400),  # four megabytes of these held everybody up for two minutes
+        ("zstd", zstandard.compress(b"") * 65, 400),
         ("br", b"x", 415),
         ("gzip, gzip", gzip.compress(gzip.compress(BODY)), 415),
     ],
@@ -124,6 +129,9 @@ def test_bombs_and_damage_are_refused(encoding: str, packed: bytes, status: int)
         (b"x", {"kind": ""}, 415, 3),
         (b"x", {"path": "/v1/metrics"}, 404, 5),
         (BODY, {"x_harness_tenant": "somebody-else"}, 403, 7),
+        (BODY, {"host": "evil.example:4318"}, 403, 7),  # a name that its owner points to this machine (DNS rebinding)
+        (BODY, {"origin": "https://evil.example"}, 403, 7),
+        (BODY, {"sec_fetch_site": "cross-site"}, 403, 7),
     ],
 )
 def test_a_refusal_is_a_status_in_the_encoding_of_the_request(
@@ -137,6 +145,13 @@ def test_a_refusal_is_a_status_in_the_encoding_of_the_request(
         assert Status.FromString(answer.body).message
     else:
         assert answer.json["code"] == code
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:4318", "127.0.0.1", "[::1]:4318", "0.0.0.0:4318", "host.docker.internal:4318", "collector"]
+)
+def test_a_program_on_this_machine_needs_no_token_whatever_it_calls_the_machine(receiver: Receiving, host: str) -> None:
+    assert receiver.post(BODY, host=host).status == 200
 
 
 def test_another_method_is_405_and_says_which_is_right(receiver: Receiving) -> None:
@@ -172,6 +187,21 @@ def test_a_body_that_says_or_shows_that_it_is_too_large_is_413(tmp_path: Path) -
             )
             raw.sendall(head.encode() + b"1000\r\n" + bytes(0x1000) + b"\r\n")
             assert b" 413 " in raw.recv(4096)
+
+
+@pytest.mark.parametrize("more", [b"", b"Transfer-Encoding: chunked\r\n\r\n0\r\n"])
+def test_headers_and_trailers_without_an_end_are_cut_off(receiver: Receiving, more: bytes) -> None:
+    """They come before anybody has said who sends them, and a hundred megabytes held everybody up for a minute."""
+    sent = 0
+    with socket.create_connection(("127.0.0.1", receiver.port), 20) as connection:
+        connection.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: x\r\n" + more + b"X: ")
+        with contextlib.suppress(ConnectionError):
+            while sent < 2**25:
+                sent += connection.send(b"a" * 2**16)
+    assert sent < 2**25
+    many = {f"x-{i}": "a" * 1000 for i in range(50)}
+    assert receiver.post(BODY, **many).status == 200
+    assert receiver.post(BODY * 2**8).status == 200  # a body is no head, and has a bound of its own
 
 
 def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from harness.errors import ConfigError
@@ -14,12 +16,36 @@ MISSING = object()
 """Stands for a document that is none, because every value of JSON may be meant."""
 
 PATTERN_SECONDS = 1.0
+SCHEMA_SECONDS = 2.0  # of processor time, for one document
 
 _FENCE = re.compile(r"\s*```[a-zA-Z]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```\s*", re.DOTALL)
 
 
 class TooSlow(Exception):
-    """Matching a schema's pattern took too long."""
+    """Matching a schema's pattern, or the schema as a whole, took too long."""
+
+
+class Limited:
+    """A validator that gives up: definitions that name each other twice are a short schema and endless steps."""
+
+    def __init__(self) -> None:
+        self.inner: Any = None
+        self._clock = threading.local()
+
+    def is_valid(self, document: Any) -> bool:
+        """Whether a document fits; raises TooSlow."""
+        self._clock.until = time.thread_time() + SCHEMA_SECONDS
+        return bool(self.inner.is_valid(document))
+
+    def watched(self, check: Callable[..., Any]) -> Callable[..., Any]:
+        """A keyword's check, which is not begun any more once the time is up."""
+
+        def step(*given: Any) -> Any:
+            if time.thread_time() > self._clock.until:
+                raise TooSlow
+            return check(*given)
+
+        return step
 
 
 def parse(text: str, fence: bool) -> Any:
@@ -44,8 +70,8 @@ def equal(a: Any, b: Any) -> bool:
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
-def validator(schema: Any) -> Any:
-    """A validator that neither fetches a `$ref` nor lets a pattern run for ever."""
+def validator(schema: Any) -> Limited:
+    """A validator that neither fetches a `$ref` nor lets a pattern, or the schema as a whole, run for ever."""
     import jsonschema
     import referencing
     from jsonschema.validators import extend, validator_for
@@ -62,8 +88,11 @@ def validator(schema: Any) -> Any:
     if "patternProperties" in json.dumps(schema):
         raise ConfigError("patternProperties is not supported: its matching cannot be limited in time")
     make: Any = extend  # ships without types
-    extended = make(base, {"pattern": _limited_pattern})
-    return extended(schema, registry=referencing.Registry())
+    limited = Limited()
+    steps = {name: limited.watched(check) for name, check in base.VALIDATORS.items()}
+    extended = make(base, {**steps, "pattern": _limited_pattern})
+    limited.inner = extended(schema, registry=referencing.Registry())
+    return limited
 
 
 def _limited_pattern(validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[Any]:

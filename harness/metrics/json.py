@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from harness.errors import ConfigError, at
-from harness.metrics._json import MISSING, PATTERN_SECONDS, TooSlow, equal, parse, validator
+from harness.metrics._json import MISSING, PATTERN_SECONDS, SCHEMA_SECONDS, TooSlow, equal, parse, validator
 from harness.metrics._options import MetricOptions
 from harness.metrics._text import answer, references
 from harness.records import MetricSpec, Output, Sample, Score
@@ -79,7 +79,9 @@ class Json:
         try:
             return Score.of(applied.is_valid(document))
         except TooSlow:
-            return Score.failed(f"matching a pattern of the schema took longer than {PATTERN_SECONDS:g} s")
+            return Score.failed(
+                f"the schema took longer than {SCHEMA_SECONDS:g} s, or a pattern of it than {PATTERN_SECONDS:g} s"
+            )
         except Exception as error:  # an unresolvable $ref and other faults of the schema, by any of its libraries
             return Score.failed(f"the schema cannot be applied: {type(error).__name__}: {error}")
 

@@ -74,7 +74,7 @@ class _Tools:
         except RecursionError:  # a fault of the call, which nobody else nested
             return "a call is nested too deeply"
         except TooSlow as error:
-            raise _Fault(f"a pattern in the schema of {call.name!r} takes too long to match") from error
+            raise _Fault(f"the schema of {call.name!r}, or a pattern in it, takes too long to match") from error
         except Exception as error:  # an unresolvable $ref and other faults of the schema, by any of its libraries
             raise _Fault(f"the schema of {call.name!r} cannot be applied: {type(error).__name__}: {error}") from error
 

@@ -22,7 +22,7 @@ from harness.mirror.link import Link
 from harness.mirror.proxy import TOKEN_HEADER, Caller, Headers, Proxy
 from harness.plugins import missing_extra
 from harness.traces import live
-from harness.traces.receiver import Tokens, is_loopback, listen, quiet_signals, read_tokens
+from harness.traces.receiver import Tokens, bounded_heads, is_loopback, listen, quiet_signals, read_tokens
 from harness.traces.store import DEFAULT_TENANT
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def serve(
     app = build(loaded, link, tokens)
     config = uvicorn.Config(
         app, log_level="critical", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE,
-        server_header=False, date_header=False, h11_max_incomplete_event_size=2**16,
+        server_header=False, date_header=False, http=bounded_heads(), h11_max_incomplete_event_size=2**16,
     )  # fmt: skip
     bound, number = listener.getsockname()[:2]
 
@@ -145,7 +145,7 @@ def _callers(tokens: Tokens | None) -> Callable[[Headers], Caller | str]:
 
 def _on_this_machine(headers: Headers) -> Caller | str:
     """Without tokens the address is loopback's, and the only strangers there are pages in a browser."""
-    if any(name == b"sec-fetch-site" and value not in (b"none", b"same-origin") for name, value in headers):
+    if live.page_elsewhere({name.decode("latin-1"): value.decode("latin-1") for name, value in headers}):
         return "a page of another site may not ask here without a token"
     return Caller(DEFAULT_TENANT, headers)
 

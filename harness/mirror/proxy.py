@@ -123,7 +123,9 @@ class Proxy:
             await _say(send, 401, caller)
             return
         path = scope["path"]
-        if ".." in path or not path.startswith("/v1/"):
+        # The path goes on as it came: an encoded slash behind /v1 would let what follows name another host.
+        raw = scope.get("raw_path") or path.encode()
+        if ".." in path or not (path.startswith("/v1/") and raw.startswith(b"/v1/")):
             await _say(send, 404, "no such path")
         elif path in PATHS and scope["method"] == "POST":
             await self._call(path, caller, scope, receive, send)

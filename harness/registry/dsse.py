@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 IN_TOTO = "application/vnd.in-toto+json"
 MAX_BYTES = 16 * 2**20  # of an envelope that somebody hands us
+_MOST_SIGNATURES = 64  # each is tried over the whole payload
 
 
 def canonical(value: Any) -> bytes:
@@ -73,6 +74,8 @@ def _parse(raw: bytes, where: str) -> dict[str, Any]:
         texts += [signature[name] for signature in envelope["signatures"] for name in ("keyid", "sig")]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a text is missing")
+        if len(envelope["signatures"]) > _MOST_SIGNATURES:
+            raise ValueError(f"more than {_MOST_SIGNATURES} signatures")
         if canonical(envelope) + b"\n" != raw:
             raise ValueError("not as it was written")
     except (ValueError, TypeError, KeyError, RecursionError) as error:

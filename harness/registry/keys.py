@@ -97,6 +97,9 @@ def new_key(path: Path, kind: Kind = "ed25519") -> SigningKey:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+    public = public_path(path)
+    if public == path or public.exists():
+        raise UsageError(f"{public}: there is a key already, or this is the name of both; give another, as signing.pem")
     raw = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
     key = SigningKey(raw, _named(raw.public_key()))
     secret = raw.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -107,7 +110,8 @@ def new_key(path: Path, kind: Kind = "ed25519") -> SigningKey:
         with os.fdopen(handle, "wb") as stream:
             stream.write(secret)
             os.fsync(stream.fileno())
-        public_path(path).write_bytes(key.public.pem())
+        with public.open("xb") as stream:
+            stream.write(key.public.pem())
     except FileExistsError as error:
         raise UsageError(
             f"{path}: there is a key already, and what it signed could not be verified without it"

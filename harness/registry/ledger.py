@@ -9,6 +9,7 @@ only to somebody who remembers a later one.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 FILE = "ledger.jsonl"
 KIND = "application/vnd.promotion-harness.ledger-entry+json"
 Action = Literal["promote", "rollback"]
+ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _SKEW = timedelta(seconds=60)  # by which the clocks of two machines may differ
 
 
@@ -97,23 +100,38 @@ def check(path: Path, trusted: Trust) -> list[Entry]:
     entries = read(path, strict=True)
     if not entries:
         raise RecordError(f"{at(path)}there is no entry: the ledger was lost or cut off")
-    last, where = entries[-1], at(path, len(entries))
-    check_signature(last.signed, _signature(where, last), last.keyid, trusted, where)
+    check_entry(path, entries[-1], trusted)
     for number, (before, entry) in enumerate(pairwise(entries), start=2):
         if entry.at < before.at:
             raise RecordError(f"{at(path, number)}is older than the entry before it")
     return entries
 
 
+def check_entry(path: Path, entry: Entry, trusted: Trust) -> None:
+    """Hold one entry of a ledger against its own signature.
+
+    Raises:
+        RecordError: nobody who is trusted has signed it.
+    """
+    where = at(path, entry.number)
+    check_signature(entry.signed, _signature(where, entry), entry.keyid, trusted, where)
+
+
 def histories(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """For each alias the promotions that a rollback leads through, the one that it stands for last."""
+    """For each alias the promotions that a rollback leads through, the one that it stands for last.
+
+    Raises:
+        RecordError: an alias was rolled back that stood for nothing, which no writer does.
+    """
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         stack = found.setdefault(entry.alias, [])
         if entry.action == "promote":
             stack.append(entry)
-        else:
+        elif stack:
             stack.pop()
+        else:
+            raise RecordError(f"{FILE}: entry {entry.number} goes back where nothing was promoted: it was put there")
     return found
 
 
@@ -188,6 +206,9 @@ def _entry(where: str, row: Mapping[str, Any]) -> Entry:
             raise TypeError("a value is not of its type")
         if entry.action not in ("promote", "rollback"):
             raise ValueError(f"{entry.action!r} is no action")
+        # Both are names of files, in a ledger that nobody need have signed.
+        if not (ALIAS.fullmatch(entry.alias) and _DIGEST.fullmatch(entry.promotion)):
+            raise ValueError("its alias or its promotion is none")
         datetime.fromisoformat(entry.at)
     except (TypeError, ValueError) as error:
         raise RecordError(f"{where}not an entry of a ledger: {error}") from error

@@ -188,7 +188,8 @@ def _files(manifest: Mapping[str, Any], adapter: Path | None) -> dict[str, tuple
     """The candidate's files where they are now, each as it was when it was evaluated.
 
     Raises:
-        PromotionError: the candidate has no files, they are not there, or one was changed, added or taken away.
+        PromotionError: the candidate has no files, they are not there, one was changed, added or taken away, or one is
+            a link to somewhere else.
     """
     artifact = manifest["candidate"].get("artifact")
     if artifact is None:
@@ -205,4 +206,14 @@ def _files(manifest: Mapping[str, Any], adapter: Path | None) -> dict[str, tuple
         raise PromotionError(f"{what}: not as it was when the run evaluated it; gate the adapter as it is now")
     if not expected:
         raise PromotionError(f"{folder}: holds no file that could be promoted")
+    led_out = next((folder / name for name in sorted(expected) if not _lies_in(folder / name, folder)), None)
+    if led_out is not None:
+        raise PromotionError(f"{led_out}: a link that leads out of its folder, so whatever it leads to would be handed "
+                             "on; put a copy in its place and gate that")  # fmt: skip
     return {name: (folder / name, digest) for name, digest in sorted(expected.items())}
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file's bytes are those of its folder, or of the cache of Hugging Face that the folder is part of."""
+    found, home = path.resolve(), folder.resolve()
+    return found.is_relative_to(home) or found.parent == home.parent.parent / "blobs"

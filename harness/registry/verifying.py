@@ -25,6 +25,8 @@ from harness.registry.statement import PAPERS, VERDICT, parse_statement, sha256
 _PROMOTIONS, _ALIASES = "promotions", "aliases"
 _UNREAD = frozenset({"README.md"})
 """Files that may lie beside a bundle although no record names them: a hub's own page. Hidden ones may too."""
+_LOADED = frozenset({".json", ".safetensors", ".gguf"})
+"""Ends of names that a loader reads: a folder with one is no registry, whatever else lies in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +112,20 @@ def verify(path: Path, trusted: Trust, demands: Demands = Demands()) -> Verified
 
 def _bundle(path: Path) -> tuple[Path, str]:
     """The folder that is meant, with links resolved once, and the alias of a registry that led there, if one did."""
-    chosen = path / _ALIASES / CHAMPION if (path / _ALIASES).is_dir() else path
+    is_registry = (path / _ALIASES).is_dir() and not any(p.suffix in _LOADED for p in path.iterdir())
+    chosen = path / _ALIASES / CHAMPION if is_registry else path
     try:
         folder = chosen.resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise RecordError(f"{chosen}: there is nothing there, so nothing was promoted to it") from error
     if not (folder / FOLDER / RECORD).is_file():
         raise RecordError(f"{folder / FOLDER / RECORD}: there is no record, so {path} was not promoted by this way")
+    aliases = chosen.absolute().parent
+    if aliases.name == _ALIASES and folder.parent != aliases.parent.resolve() / _PROMOTIONS:
+        raise RecordError(
+            f"{at(chosen)}no link to a promotion of this registry, so its ledger would not be asked; copy a registry "
+            "with its links, or verify the folder that you serve"
+        )
     by_alias = chosen.is_symlink() and folder.parent.name == _PROMOTIONS
     return folder, chosen.name if by_alias else ""
 
@@ -161,6 +170,8 @@ def _check_papers(folder: Path, claim: Mapping[str, Any]) -> None:
 
 def _check_digest(path: Path, expected: str) -> None:
     """A file's SHA-256; an unreadable file is a changed one."""
+    if path.exists() and not path.is_file():  # a pipe or a device would be read for ever
+        raise RecordError(f"{at(path)}of the record, but no file here")
     try:
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -185,6 +196,10 @@ def _check_ledger(folder: Path, identity: str, trusted: Trust) -> list[ledger.En
     entries = ledger.check(path, trusted)
     if not any(entry.promotion == identity for entry in entries):
         raise RecordError(f"{at(path)}does not know the promotion {identity[:16]}: it was never promoted here")
+    moved = {entry.alias: entry for entry in entries}
+    for alias, standing in ledger.standing(entries).items():
+        if standing == identity:  # whoever signs a later entry vouches that this one was there, not that it is true
+            ledger.check_entry(path, moved[alias], trusted)
     return entries
 
 
@@ -247,13 +262,14 @@ def intact(bundle: Path) -> str:
     """The identity of a bundle whose files are those of its record, whoever signed it: no proof, but no accident.
 
     Raises:
-        RecordError: a file is not that of the record, or there is no record.
+        RecordError: a file is not that of the record, or one is too many, or there is no record.
     """
     folder, _ = _bundle(bundle)
     where, payload = at(folder / FOLDER / RECORD), _unproved(folder)
     subjects, claim = parse_statement(_json(payload, where), where)
     for name in claim["files"]:
         _check_digest(folder / name, subjects[name])
+    _refuse_more(folder, {*claim["files"], FOLDER} | _UNREAD, hidden=True)
     return sha256(payload)
 
 

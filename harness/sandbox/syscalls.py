@@ -3,7 +3,8 @@
 Namespaces decide what can be reached, this decides what can be asked of the kernel. It refuses (EPERM) new
 processes, so that a memory limit per process is a limit for all and a fork bomb cannot start, also when the harness
 runs as root, whom RLIMIT_NPROC does not bind; and calls that a program under test has no use for and that widen
-the kernel's attack surface or hold memory outside the address space limit. Threads are allowed.
+the kernel's attack surface or hold memory outside the address space limit. Sockets are among them, since some
+families (a virtual machine's to its host) are of no network namespace. Threads and pairs of sockets are allowed.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ _NUMBERS = {
     "x86_64": {
         "fork": 57, "vfork": 58, "clone": 56, "clone3": 435, "unshare": 272, "setns": 308, "mount": 165,
         "umount2": 166, "pivot_root": 155, "ptrace": 101, "bpf": 321, "perf_event_open": 298, "userfaultfd": 323,
-        "io_uring_setup": 425, "keyctl": 250, "add_key": 248, "request_key": 249, "memfd_create": 319,
+        "io_uring_setup": 425, "socket": 41, "keyctl": 250, "add_key": 248, "request_key": 249, "memfd_create": 319,
         "shmget": 29, "msgget": 68, "semget": 64, "mq_open": 240, "process_vm_readv": 310,
         "process_vm_writev": 311, "open_by_handle_at": 304, "personality": 135, "fsopen": 430, "open_tree": 428,
     },
     "aarch64": {
         "clone": 220, "clone3": 435, "unshare": 97, "setns": 268, "mount": 40, "umount2": 39, "pivot_root": 41,
         "ptrace": 117, "bpf": 280, "perf_event_open": 241, "userfaultfd": 282, "io_uring_setup": 425,
-        "keyctl": 219, "add_key": 217, "request_key": 218, "memfd_create": 279, "shmget": 194, "msgget": 186,
-        "semget": 190, "mq_open": 180, "process_vm_readv": 270, "process_vm_writev": 271,
+        "socket": 198, "keyctl": 219, "add_key": 217, "request_key": 218, "memfd_create": 279, "shmget": 194,
+        "msgget": 186, "semget": 190, "mq_open": 180, "process_vm_readv": 270, "process_vm_writev": 271,
         "open_by_handle_at": 265, "personality": 92, "fsopen": 430, "open_tree": 428,
     },
 }  # fmt: skip

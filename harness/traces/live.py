@@ -8,8 +8,9 @@ a browser the token is the password of HTTP's basic authentication, which needs 
 from __future__ import annotations
 
 import base64
+import ipaddress
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ _TEXT = 4000
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 520.0, 190.0, 46.0, 22.0
 _WIDE, _LOW = 1040.0, 100.0
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_NO_SITES = (".localhost", ".internal")  # reserved, so that no public name ends so; containers call their host by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,30 @@ def token_of(request: Request) -> str:
 
 def same_machine(request: Request) -> bool:
     """Whether a request without a token names this machine: no other site's name can be made to point here."""
-    host = request.headers.get("host", "")
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    return name in _LOOPBACK and request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+    return _name(request.headers) in _LOOPBACK and not page_elsewhere(request.headers)
+
+
+def page_elsewhere(headers: Mapping[str, str]) -> bool:
+    """Whether a page of another site asks, as its browser says, who has no token; headers by lower-case name.
+
+    A site can have its own name point to this machine, and its pages are then of one origin with whatever listens here.
+    So a host is an address, or a name that no site can have. Programs send neither Origin nor Sec-Fetch-Site.
+    """
+    name, origin = _name(headers), headers.get("origin")
+    ours = "." not in name or name.endswith(_NO_SITES) or _is_address(name)
+    foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
+    return not ours or foreign or headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+
+
+def _name(headers: Mapping[str, str]) -> str:
+    """The host that a request names, without the port."""
+    host = headers.get("host", "")
+    return host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -101,9 +101,11 @@ def send(events: Iterator[LogEvent], endpoint: str, token: str = "") -> Publishe
     """Post the events to an OTLP/HTTP endpoint (`http://host:4318`), in batches, each tried again as OTLP says.
 
     Raises:
-        ConfigError: the endpoint is no URL, or a token would go over plain HTTP to another machine.
+        ConfigError: the endpoint is no URL or has a login in it, the token is none, or it would go over plain HTTP to
+            another machine.
         InfrastructureError: the endpoint does not take them.
     """
+    token = token.strip()
     url = _logs_url(endpoint, token)
     count = rejected = 0
     calls = set[tuple[str, str]]()
@@ -182,6 +184,10 @@ class _Same(urllib.request.HTTPRedirectHandler):
 
 def _logs_url(endpoint: str, token: str) -> str:
     parts = urlsplit(endpoint)
+    if not (token.isascii() and token.isprintable()):  # else an error of the library below would repeat it
+        raise ConfigError("the token has characters in it that no token has")
+    if parts.username or parts.password:
+        raise ConfigError("--endpoint has a login in it, which errors would repeat; name a token with --token-env")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"--endpoint {endpoint!r} is no URL such as http://127.0.0.1:4318")
     if token and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
@@ -201,7 +207,7 @@ def _post(url: str, body: bytes, token: str) -> int:
                 return _rejected(response)
         except urllib.error.HTTPError as error:
             if error.code not in _RETRYABLE or attempt == _TRIES:
-                said = error.read(500).decode("utf-8", "replace")
+                said = error.read(500).decode("utf-8", "replace").replace(token or "\0", "…")
                 raise InfrastructureError(f"{url}: HTTP {error.code}: {said}") from None
             time.sleep(_asked_wait(error.headers.get("Retry-After"), attempt))
         except OSError as error:

@@ -482,11 +482,14 @@ def test_other_paths_pass_through_uncounted_and_a_server_that_is_not_there_is_a_
         direct = ask(champion.port, "GET", "/v1/models")
         assert mirror.request("GET", "/v1/models").body == direct.body
         assert mirror.request("POST", "/v1/other", b"{}").status == 404
-        for path in ("/v1/%2e%2e/admin", "/metrics", "/v1"):
+        for path in ("/v1/%2e%2e/admin", "/metrics", "/v1", "/v1%2F@evil.example/x", "/%761/models"):
             assert mirror.request("GET", path).status == 404
         assert mirror.request("GET", "/", headers={"host": "evil.example"}).status == 401
         assert mirror.request("GET", "/", headers={"sec-fetch-site": "cross-site"}).status == 401
         assert mirror.post(chat("x"), sec_fetch_site="cross-site").status == 401
+        # A name that its owner points to this machine (DNS rebinding), and a browser that says nothing but its origin.
+        assert mirror.request("GET", "/v1/models", headers={"host": f"evil.example:{mirror.port}"}).status == 401
+        assert mirror.post(chat("x"), origin="https://evil.example").status == 401
         assert mirror.request("POST", "/-/mirror/off").status == 401
         champion.close()
         gone = mirror.post(chat("hello"))

@@ -31,6 +31,7 @@ from harness.registry.signed import Signer
 from harness.registry.verifying import intact
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _LEDGER = f"{bundle.FOLDER}/{ledger.FILE}"
 _CARD = "README.md"
 
@@ -119,7 +120,12 @@ class HubRegistry:
         return f"{self._api.endpoint}/{self.name}/tree/{alias}"
 
     def _heads(self) -> dict[str, str]:
-        return {ref.name: ref.target_commit for ref in self._api.list_repo_refs(self.name).branches}
+        heads = {ref.name: ref.target_commit for ref in self._api.list_repo_refs(self.name).branches}
+        if strange := [
+            name for name, commit in heads.items() if not _COMMIT.fullmatch(commit)
+        ]:  # part of a folder's name
+            raise StorageError(f"hf://{self.name}: what the hub names as the commit of {strange[0]!r} is none")
+        return heads
 
     def _branch(self, alias: str) -> str:
         """The commit that a branch stands at; it is made where it is not there."""

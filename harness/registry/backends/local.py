@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -30,7 +29,6 @@ from harness.registry import Outcome, Promotion, bundle, ledger
 from harness.registry.ledger import Entry
 from harness.registry.signed import Signer
 
-_ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _PATIENCE = 600.0  # seconds to wait for another writer, who may be copying a large model
 _FOLDERS = ("promotions", "objects", "aliases", "staging")
 
@@ -183,7 +181,7 @@ class LocalRegistry:
 
 def check_alias(alias: str) -> None:
     """Refuse a name that could lead out of a folder or be no branch."""
-    if not _ALIAS.fullmatch(alias):
+    if not ledger.ALIAS.fullmatch(alias):
         raise ConfigError(f"alias {alias!r}: lower-case letters, digits, - and _ only, beginning with a letter")
 
 

@@ -31,7 +31,7 @@ from harness.registry.backends.local import check_alias
 from harness.registry.ledger import Entry
 from harness.registry.signed import Signer
 
-_ADDRESS = re.compile(r"mlflow\+(https?://[^/]+(?:/[^/]+)*)/([\w. -]+)")
+_ADDRESS = re.compile(r"mlflow\+(https?://[^/@]+(?:/[^/]+)*)/([\w. -]+)")
 _ENTRY, _IDENTITY = "harness.ledger.", "harness.promotion"
 _FOLDER = "bundle"
 _EXPERIMENT = "harness promotions"
@@ -58,7 +58,10 @@ def build(options: Options) -> MlflowRegistry:
 
     match = _ADDRESS.fullmatch(options.address)
     if match is None:
-        raise ConfigError(f"{options.address}: not a model on a server; write mlflow+http://HOST:PORT/MODEL")
+        # A login in the address would be told in every error, so it is none; nor is it told here.
+        shown = re.sub(r"//.*@", "//…@", options.address)
+        raise ConfigError(f"{shown}: not a model on a server; write mlflow+http://HOST:PORT/MODEL, with a login in "
+                          "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")  # fmt: skip
     uri, model = match.groups()
     return MlflowRegistry(uri, model, MlflowClient(tracking_uri=uri, registry_uri=uri))
 

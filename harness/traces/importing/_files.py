@@ -78,9 +78,9 @@ class _Zstd:
         self._file = path.open("rb")
         self._frame: Any = None
         self._packed = b""
-        self._plain = b""
+        self._plain = memoryview(b"")
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int) -> memoryview | bytes:
         """At most `size` bytes, none at the end; EOFError where the file ends inside a frame."""
         while not self._plain:
             self._packed = self._packed or self._file.read(self._CHUNK)
@@ -89,7 +89,8 @@ class _Zstd:
                     raise EOFError("the file ends inside a frame")
                 return b""
             self._frame = self._frame or self._decompressor.decompressobj()
-            self._plain = self._frame.decompress(self._packed)
+            # A view, because what a few bytes unpack to is taken in thousands of pieces.
+            self._plain = memoryview(self._frame.decompress(self._packed))
             self._packed = self._frame.unused_data
             self._frame = None if self._frame.eof else self._frame
         piece, self._plain = self._plain[:size], self._plain[size:]

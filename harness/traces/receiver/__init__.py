@@ -33,7 +33,7 @@ from harness.traces.receiver.app import Limits, build, intake
 from harness.traces.store import Store, StoreOptions
 
 __all__ = [
-    "Limits", "ServeOptions", "Tokens", "add_token", "build", "intake", "is_loopback", "listen",
+    "Limits", "ServeOptions", "Tokens", "add_token", "bounded_heads", "build", "intake", "is_loopback", "listen",
     "open_taking", "quiet_signals", "read_tokens", "serve",
 ]  # fmt: skip
 
@@ -41,6 +41,7 @@ PORT = 4318  # OTLP/HTTP's own
 _COMPACT_SECONDS = 1.0
 _LOOK_SECONDS = 2.0
 _GRACE = 30
+_MOST_HEAD = 2**16  # bytes of a request's line and headers
 _LOG = logging.getLogger(__name__)
 
 
@@ -135,6 +136,40 @@ def listen(host: str, port: int) -> socket.socket:
 # ---------------------------------------------------------------- the process that answers
 
 
+def bounded_heads() -> Any:
+    """What uvicorn speaks HTTP with. httptools, where it is there, takes headers of any length from anybody.
+
+    h11 has a bound of its own, `h11_max_incomplete_event_size`.
+    """
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:
+        return "h11"
+
+    class Bounded(HttpToolsProtocol):
+        unread = 0  # bytes since the end of a head, a part of a body, or the end of a request: of headers or trailers
+
+        def on_headers_complete(self) -> None:
+            self.unread = 0
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self.unread = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self.unread = 0
+            super().on_message_complete()
+
+        def data_received(self, data: bytes) -> None:
+            self.unread += len(data)
+            super().data_received(data)
+            if self.unread > _MOST_HEAD and not self.transport.is_closing():
+                self.send_400_response("the head of the request is too large")
+
+    return Bounded
+
+
 def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], None]) -> None:
     try:
         import uvicorn
@@ -145,7 +180,7 @@ def _run(options: ServeOptions, listener: socket.socket, ready: Callable[[], Non
     app = build(into, tokens, options.limits)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE,
-        server_header=False, date_header=False, h11_max_incomplete_event_size=2**16,
+        server_header=False, date_header=False, http=bounded_heads(), h11_max_incomplete_event_size=_MOST_HEAD,
     )  # fmt: skip
 
     class Server(uvicorn.Server):

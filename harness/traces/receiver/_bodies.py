@@ -9,6 +9,7 @@ from typing import Any
 from harness.traces.receiver._answers import Refusal
 
 ENCODINGS = ("gzip", "deflate", "zstd")
+_MEMBERS = 64  # of gzip, or frames of zstd, in one body: what follows a member is copied, so many would take hours
 
 
 def decompress(body: bytes, encoding: str, most: int) -> bytes:
@@ -41,6 +42,8 @@ def _inflate(body: bytes, window: int, most: int) -> bytes:
     left, total = body, 0
     try:
         while left:
+            if len(pieces) == _MEMBERS:
+                raise Refusal(400, f"the compressed body has more than {_MEMBERS} members; send it as one")
             stream = zlib.decompressobj(window)
             piece = stream.decompress(left, most + 1 - total)
             pieces.append(piece)
@@ -73,7 +76,9 @@ def _is_whole(body: bytes) -> bool:
     """Whether the last frame is there to its end: the reader says nothing of one that is cut."""
     import zstandard
 
-    while body:
+    for _ in range(_MEMBERS + 1):
+        if not body:
+            return True
         stream = zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
         for start in range(0, len(body), 2**16):
             stream.decompress(body[start : start + 2**16])
@@ -82,4 +87,4 @@ def _is_whole(body: bytes) -> bool:
                 break
         else:
             return False
-    return True
+    raise Refusal(400, f"the compressed body has more than {_MEMBERS} frames; send it as one")

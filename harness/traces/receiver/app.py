@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.traces import live
 from harness.traces.otlp import JSON
 from harness.traces.receiver._answers import Refusal, encoding_of, refusal, success, warning
 from harness.traces.receiver._intake import Intake, Taker
@@ -89,6 +90,8 @@ class _Receiver:
 
         kind = encoding_of(request.headers.get("content-type", ""))
         try:
+            if self._tokens is None and live.page_elsewhere(request.headers):
+                raise Refusal(403, "a page of another site may not send here without a token")
             tenant = tenant_of(request.headers, self._tokens)
             if kind is None:
                 raise Refusal(415, "send application/x-protobuf or application/json")
