@@ -1,9 +1,13 @@
-"""Fixtures shared by all tests. Nothing here imports torch: a fixture that needs it imports it when it is used."""
+"""Fixtures shared by all tests, and what keeps torch out of the fast tier: whatever loads it unmarked fails.
+
+Nothing here imports torch: a fixture that needs it imports it when it is used.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,35 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models only lose by more, and test processes share the cores
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+_TORCH_BEFORE = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module of tests that loads torch when it is imported is an error: every process of a run imports them all."""
+    before = "torch" in sys.modules
+    report = yield
+    if "torch" in sys.modules and not before:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid}: importing it loads torch; import torch in the tests that use it"
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    item.stash[_TORCH_BEFORE] = "torch" in sys.modules
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """A test that loads torch, itself or by its fixtures, is marked slow."""
+    yield
+    if "torch" in sys.modules and not item.stash[_TORCH_BEFORE] and item.get_closest_marker("slow") is None:
+        pytest.fail("this test is the first to load torch and is not marked slow", pytrace=False)
 
 
 class TinyModels:

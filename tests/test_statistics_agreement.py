@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy.special import stdtrit
-from statsmodels.stats.inter_rater import cohens_kappa
 
 from harness.statistics.agreement import (
     Level,
@@ -53,6 +52,8 @@ def rated(n: int, levels: int, seed: int, *, sight: float = 0.6) -> tuple[Ints, 
 @pytest.mark.parametrize("levels", [2, 3, 5])
 @pytest.mark.parametrize(("weights", "theirs"), [("none", None), ("quadratic", "quadratic")])
 def test_kappa_is_that_of_scikit_learn(levels: int, weights: Weights, theirs: str | None) -> None:
+    from statsmodels.stats.inter_rater import cohens_kappa
+
     metrics = pytest.importorskip("sklearn.metrics")
     for seed in range(5):
         a, b = rated(40, levels, seed)
@@ -69,6 +70,8 @@ def test_kappa_by_hand() -> None:
 
 @pytest.mark.parametrize(("weights", "theirs"), [("none", None), ("quadratic", "fc")])
 def test_error_of_kappa_is_that_of_fleiss_cohen_and_everitt(weights: Weights, theirs: str | None) -> None:
+    from statsmodels.stats.inter_rater import cohens_kappa
+
     for seed in range(5):
         a, b = rated(150, 4, seed)
         found = kappa_interval(a, b, levels=4, weights=weights, confidence=0.9)
