@@ -5,19 +5,29 @@ Nothing here imports torch: a fixture that needs it imports it when it is used.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+import typer.main
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models only lose by more, and test processes share the cores
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+# How long an example takes depends on what else the machine does, so that no property has a deadline.
+hypothesis.settings.register_profile("harness", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("harness")
+
+# Hundreds of tests call the command line in this process; typer would build all of its verbs for each of them.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 _TORCH_BEFORE = pytest.StashKey[bool]()
 
@@ -47,6 +57,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     yield
     if "torch" in sys.modules and not item.stash[_TORCH_BEFORE] and item.get_closest_marker("slow") is None:
         pytest.fail("this test is the first to load torch and is not marked slow", pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unsynced() -> Iterator[None]:
+    """Files written by this process are not forced to the disk: no test cuts the power, and many wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 class TinyModels:

@@ -80,7 +80,7 @@ def test_missing_flags_are_named_where_nobody_can_be_asked(capsys: pytest.Captur
         ({"memory": "lots"}, "no amount of memory"),
         ({"device": "gpu"}, "--device 'gpu'"),
         ({"memory": None, "device": "cuda"}, "--device says what --memory is of"),
-        ({"model": "./nowhere/at/all"}, "cannot be read|no config"),
+        pytest.param({"model": "./nowhere/at/all"}, "cannot be read|no config", marks=pytest.mark.slow),
         ({"parameters": "x"}, "no number of parameters"),
         ({"rows": None, "data": "nowhere.jsonl"}, "no such file"),
     ],

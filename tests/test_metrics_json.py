@@ -79,6 +79,7 @@ def test_a_reference_inside_the_schema_is_followed() -> None:
     assert score('[1, "2"]', mode="schema", schema=schema) == Score.of(0)
 
 
+@pytest.mark.slow
 def test_a_pattern_works_and_is_limited_in_time_and_memory() -> None:
     assert score('"ab12"', mode="schema", schema={"pattern": r"^[a-z]+\d+$"}) == Score.of(1)
     assert score('"ab"', mode="schema", schema={"pattern": r"^[a-z]+\d+$"}) == Score.of(0)

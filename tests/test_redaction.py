@@ -136,6 +136,7 @@ def test_finds_are_ordered_and_do_not_overlap(text: str) -> None:
     assert all(0 <= s.start < s.end <= len(text) for s in spans)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     ["a", "1", " ", "a.", "1 ", "1-", ":", "a:", "a@", "@", "a@b.", "A", "DE89", "password=", "password=a1", "eyJ",

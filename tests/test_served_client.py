@@ -235,9 +235,9 @@ def test_many_calls_leave_no_task_and_no_object_behind(server: LoopbackModel) ->
             gc.collect()
             return _loop.run(_tasks()), len(gc.get_objects())
 
-        after(0, 500)
-        tasks, objects = after(1, 500)
-        more_tasks, more_objects = after(2, 2000)
+        after(0, 200)
+        tasks, objects = after(1, 200)
+        more_tasks, more_objects = after(2, 800)
     assert max(tasks, more_tasks) <= before
     assert more_objects - objects < 200
 
