@@ -6,6 +6,7 @@ Nothing here imports torch: a fixture that needs it imports it when it is used.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -30,6 +31,17 @@ hypothesis.settings.load_profile("harness")
 typer.main.get_command = functools.cache(typer.main.get_command)
 
 _TORCH_BEFORE = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The thousands of tests and modules are kept to the end: the collector need not walk them over and over."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

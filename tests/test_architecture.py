@@ -26,7 +26,7 @@ def _named(path: Path, tree: str) -> bool:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_module_says_what_it_is(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert re.match(r'"""\S', text)
+    assert re.match(r'r?"""\S', text)
     assert text.count("\n") <= 500
 
 

@@ -52,8 +52,6 @@ def rated(n: int, levels: int, seed: int, *, sight: float = 0.6) -> tuple[Ints, 
 @pytest.mark.parametrize("levels", [2, 3, 5])
 @pytest.mark.parametrize(("weights", "theirs"), [("none", None), ("quadratic", "quadratic")])
 def test_kappa_is_that_of_scikit_learn(levels: int, weights: Weights, theirs: str | None) -> None:
-    from statsmodels.stats.inter_rater import cohens_kappa
-
     metrics = pytest.importorskip("sklearn.metrics")
     for seed in range(5):
         a, b = rated(40, levels, seed)

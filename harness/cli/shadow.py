@@ -33,7 +33,9 @@ def serve(
     segments: Annotated[
         str | None, typer.Option(help="fsspec URL of the Parquet files, such as s3://b/traces.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that redact and store; a good start is one a core.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that redact and store; a good start is one a core.")
+    ] = 1,
     grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Serve OTLP/gRPC there too.")] = None,
     presidio: Annotated[bool, typer.Option("--presidio", help="Also look for names and places; slow.")] = False,
     max_body: Annotated[int, typer.Option(min=1, help="MiB of a request after decompression.")] = 64,
