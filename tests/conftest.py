@@ -17,6 +17,8 @@ import hypothesis
 import pytest
 import typer.main
 
+from tests.fuzzing import examples
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -24,12 +26,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models only lose by more, 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 # How long an example takes depends on what else the machine does, so that no property has a deadline.
-hypothesis.settings.register_profile("harness", hypothesis.settings(), deadline=None)
+hypothesis.settings.register_profile("harness", hypothesis.settings(), deadline=None, max_examples=examples(40))
 hypothesis.settings.load_profile("harness")
 
 # Hundreds of tests call the command line in this process; typer would build all of its verbs for each of them.
 typer.main.get_command = functools.cache(typer.main.get_command)
 
+_A_LIBRARY = 100  # modules
+_MODULES_BEFORE = pytest.StashKey[int]()
 _TORCH_BEFORE = pytest.StashKey[bool]()
 
 
@@ -60,13 +64,17 @@ def pytest_make_collect_report(
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     item.stash[_TORCH_BEFORE] = "torch" in sys.modules
+    item.stash[_MODULES_BEFORE] = len(sys.modules)
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
-    """A test that loads torch, itself or by its fixtures, is marked slow."""
+    """A test that loads torch, itself or by its fixtures, is marked slow; what it loaded is not walked again either."""
     yield
+    if len(sys.modules) - item.stash[_MODULES_BEFORE] > _A_LIBRARY:
+        gc.collect()  # so that nothing is kept that the test has done with
+        gc.freeze()
     if "torch" in sys.modules and not item.stash[_TORCH_BEFORE] and item.get_closest_marker("slow") is None:
         pytest.fail("this test is the first to load torch and is not marked slow", pytrace=False)
 
