@@ -104,6 +104,7 @@ def test_rows_are_counted_in_the_data(tmp_path: Path) -> None:
         count_rows(tmp_path / "rows.csv")
 
 
+@pytest.mark.slow
 def test_starting_without_a_model_config_loads_no_model_library() -> None:
     heavy = ("torch", "transformers", "peft", "trl", "scipy", "datasets", "lm_eval")
     code = (

@@ -150,6 +150,7 @@ def kept(store: Path) -> int:
         return int(database.execute("SELECT count(*) FROM replies").fetchone()[0])
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_lost_no_answer(server: Server, tmp_path: Path) -> None:
     """kill -9 while it waits for the third answer; the first two are not asked for again."""
     server.script = ["", "", "hang"]

@@ -124,6 +124,7 @@ class TestMemory:
         assert len(server.asked) < 300
 
 
+@pytest.mark.slow
 def test_a_killed_process_has_lost_no_answer_and_asks_for_none_again(tmp_path: Path) -> None:
     """kill -9 amid a run with sixteen under way: what its reader had been given is never sent again."""
     program = (
@@ -308,6 +309,7 @@ def test_it_says_what_the_server_lists_and_whether_it_is_there(server: LoopbackM
         client.listed()
 
 
+@pytest.mark.slow
 def test_a_process_that_closes_nothing_ends_in_silence(server: LoopbackModel) -> None:
     program = (
         "import sys; from harness.records import Message; from harness.served import *\n"
