@@ -202,9 +202,10 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines: Lines = {}
-        if node is not None:
-            _collect_lines(node, (), lines, path)
-        return yaml.safe_load(text), lines
+        if node is None:
+            return None, lines
+        _collect_lines(node, (), lines, path)
+        return yaml.SafeLoader("").construct_document(node), lines
     except FileNotFoundError as error:
         raise ConfigError(f"{at(path)}no such file") from error
     except (OSError, UnicodeDecodeError) as error:

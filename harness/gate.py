@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -381,6 +382,7 @@ def _parts(loaded: LoadedConfig) -> dict[str, Any]:
 _LIBRARIES = ("torch", "transformers", "peft", "lm_eval", "datasets", "evaluate", "sacrebleu", "numpy", "scipy")
 
 
+@cache  # reading a package's metadata takes milliseconds, and what is installed does not change under a process
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -1,19 +1,90 @@
-"""Fixtures shared by all tests. Nothing here imports torch: a fixture that needs it imports it when it is used."""
+"""Fixtures shared by all tests, and what keeps torch out of the fast tier: whatever loads it unmarked fails.
+
+Nothing here imports torch: a fixture that needs it imports it when it is used.
+"""
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+import typer.main
+
+from tests.fuzzing import examples
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models only lose by more, and test processes share the cores
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+# How long an example takes depends on what else the machine does, so that no property has a deadline.
+hypothesis.settings.register_profile("harness", hypothesis.settings(), deadline=None, max_examples=examples(40))
+hypothesis.settings.load_profile("harness")
+
+# Hundreds of tests call the command line in this process; typer would build all of its verbs for each of them.
+typer.main.get_command = functools.cache(typer.main.get_command)
+
+_A_LIBRARY = 100  # modules
+_MODULES_BEFORE = pytest.StashKey[int]()
+_TORCH_BEFORE = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The thousands of tests and modules are kept to the end: the collector need not walk them over and over."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module of tests that loads torch when it is imported is an error: every process of a run imports them all."""
+    before = "torch" in sys.modules
+    report = yield
+    if "torch" in sys.modules and not before:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid}: importing it loads torch; import torch in the tests that use it"
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    item.stash[_TORCH_BEFORE] = "torch" in sys.modules
+    item.stash[_MODULES_BEFORE] = len(sys.modules)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """A test that loads torch, itself or by its fixtures, is marked slow; what it loaded is not walked again either."""
+    yield
+    if len(sys.modules) - item.stash[_MODULES_BEFORE] > _A_LIBRARY:
+        gc.collect()  # so that nothing is kept that the test has done with
+        gc.freeze()
+    if "torch" in sys.modules and not item.stash[_TORCH_BEFORE] and item.get_closest_marker("slow") is None:
+        pytest.fail("this test is the first to load torch and is not marked slow", pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unsynced() -> Iterator[None]:
+    """Files written by this process are not forced to the disk: no test cuts the power, and many wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 class TinyModels:

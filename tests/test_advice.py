@@ -80,7 +80,7 @@ def test_missing_flags_are_named_where_nobody_can_be_asked(capsys: pytest.Captur
         ({"memory": "lots"}, "no amount of memory"),
         ({"device": "gpu"}, "--device 'gpu'"),
         ({"memory": None, "device": "cuda"}, "--device says what --memory is of"),
-        ({"model": "./nowhere/at/all"}, "cannot be read|no config"),
+        pytest.param({"model": "./nowhere/at/all"}, "cannot be read|no config", marks=pytest.mark.slow),
         ({"parameters": "x"}, "no number of parameters"),
         ({"rows": None, "data": "nowhere.jsonl"}, "no such file"),
     ],
@@ -104,6 +104,7 @@ def test_rows_are_counted_in_the_data(tmp_path: Path) -> None:
         count_rows(tmp_path / "rows.csv")
 
 
+@pytest.mark.slow
 def test_starting_without_a_model_config_loads_no_model_library() -> None:
     heavy = ("torch", "transformers", "peft", "trl", "scipy", "datasets", "lm_eval")
     code = (

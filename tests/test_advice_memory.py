@@ -187,6 +187,7 @@ def test_lora_and_bitfit_train_exactly_what_is_counted(tiny: Any, family: str) -
     assert counted == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(ConfigError, match=r"no config\.json is there"):

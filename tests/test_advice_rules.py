@@ -17,6 +17,7 @@ from harness.training.advice.settings import OTHERS, TABLES, Stage
 from harness.training.advice.shapes import ModelShape, guessed
 from harness.training.advice.situation import Situation
 from harness.training.advice.sources import SOURCES
+from tests.fuzzing import examples
 
 ENCODER = replace(guessed(110_000_000), vocabulary=0, exact=True)
 BIASED = replace(guessed(124_000_000), biases=120_000, exact=True)
@@ -206,7 +207,7 @@ SITUATIONS = st.builds(
     priority=st.sampled_from(["balanced", "quality", "smallest"]),
     length=st.sampled_from([256, 1_024, 8_192]),
 )
-THOROUGH = settings(max_examples=200, deadline=None)
+THOROUGH = settings(max_examples=examples(60), deadline=None)
 
 
 @THOROUGH

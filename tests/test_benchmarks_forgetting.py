@@ -35,6 +35,7 @@ def test_every_arm_adds_one_thing_to_the_careless_recipe() -> None:
         assert len(differences(careless, changed)) == 1, (setting.name, arm.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_project_can_be_trained_and_holds_no_frozen_question(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(write_project(tmp_path / "p", SETTINGS[name], 1, ARMS[0], None))

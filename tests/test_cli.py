@@ -43,6 +43,7 @@ def harness(capsys: pytest.CaptureFixture[str]) -> Harness:
     return run
 
 
+@pytest.mark.slow
 def test_the_installed_command(tmp_path: Path) -> None:
     file = tmp_path / "scores.csv"
     file.write_text("sample_id,score\n1,1\n", encoding="utf-8")

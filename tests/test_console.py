@@ -225,6 +225,7 @@ def test_a_stream_without_unicode_still_shows_the_verdict() -> None:
     assert b"? BLOCK" in done.stdout
 
 
+@pytest.mark.slow
 def test_rich_is_loaded_by_the_console_only() -> None:
     code = "import harness.report.markdown, harness.report.junit, sys, json; print(json.dumps('rich' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={"PYTHONPATH": "."}, check=True)

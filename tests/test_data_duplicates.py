@@ -94,6 +94,7 @@ def test_most_pairs_right_at_the_threshold_are_found() -> None:
     assert found >= 0.93 * 150  # the bands that datasketch would choose find about half
 
 
+@pytest.mark.slow
 def test_many_copies_and_many_different_rows_of_one_band_take_no_square_time() -> None:
     copies = clusters(20_000, lambda i: f"the same text in all of them but for the last number {i % 2}", 0.5)
     assert set(copies) == {0}

@@ -385,6 +385,7 @@ def test_a_weighted_source_without_a_row_left_is_an_error(tmp_path: Path) -> Non
         run(tmp_path, {"train": [{"path": "a.jsonl"}, {"path": "b.jsonl"}], "mixture": "weighted"})
 
 
+@pytest.mark.slow
 def test_importing_it_loads_none_of_the_heavy_libraries() -> None:
     heavy = "{'torch', 'datasets', 'datasketch', 'transformers', 'pyarrow'}"
     code = f"import sys, harness.training.data; print({heavy} & set(sys.modules))"

@@ -103,6 +103,7 @@ def _exists(name: str) -> bool:
     return any(isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == path.name for n in tree.body)
 
 
+@pytest.mark.slow
 def test_making_the_reference_loads_no_model_library() -> None:
     made = (
         "import sys, cli_reference, configuration_reference as c; from harness.cli import app; "

@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
 from harness.judging.bias import binomial_interval, position_bias, verbosity_bias
 from harness.judging.kinds._pairs import of_both_orders, turned
@@ -56,7 +55,7 @@ def test_a_jurys_jurors_are_counted_one_by_one() -> None:
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 7), (7, 7), (3, 7), (60, 100), (1, 1)])
 def test_intervals_are_exact_binomial_ones(successes: int, trials: int) -> None:
-    expected = proportion_confint(successes, trials, alpha=0.05, method="beta")
+    expected = stats.binomtest(successes, trials).proportion_ci(0.95, "exact")
     assert binomial_interval(successes, trials) == pytest.approx(expected, abs=1e-9)
 
 
@@ -70,7 +69,7 @@ def test_verbosity_agrees_with_scipy_and_with_counting() -> None:
     both = [(d, n) for d, n in zip(differences, lengths, strict=True) if d and n]
     longer = sum(d * n > 0 for d, n in both)
     assert (found.decided, found.longer_won) == (len(both), longer)
-    assert found.interval == pytest.approx(proportion_confint(longer, len(both), method="beta"))
+    assert found.interval == pytest.approx(stats.binomtest(longer, len(both)).proportion_ci(0.95, "exact"))
 
 
 def test_the_interval_of_the_correlation_covers_the_truth_as_often_as_it_says() -> None:

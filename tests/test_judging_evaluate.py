@@ -134,6 +134,7 @@ def test_a_rubric_of_one_sentence_needs_a_sentence() -> None:
         by_criterion(" ")
 
 
+@pytest.mark.slow
 def test_importing_it_loads_no_heavy_library() -> None:
     code = (
         "import sys, harness.judging\n"

@@ -198,11 +198,12 @@ def test_a_judge_may_abstain_where_the_rubric_lets_it(server: LoopbackModel) -> 
 )  # fmt: skip
 def test_whatever_goes_wrong_is_a_failure_of_its_kind(server: LoopbackModel, fault: str, kind: str | None) -> None:
     server.answer = lambda messages: Fault(fault)
-    (said,) = judge(server, LEVELS, timeout=0.5).grade([case("superb")])
+    timeout = 0.5 if fault == "hang" else 30.0
+    (said,) = judge(server, LEVELS, timeout=timeout).grade([case("superb")])
     assert (said.state, said.value) == ("failed", None)
     assert said.failure is not None
     assert kind is None or said.failure == kind
-    (both,) = judge(server, PAIRS, timeout=0.5).compare([pair("superb", "lacking")])
+    (both,) = judge(server, PAIRS, timeout=timeout).compare([pair("superb", "lacking")])
     assert (both.state, both.failure) == ("failed", said.failure)
 
 

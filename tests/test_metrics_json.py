@@ -79,6 +79,7 @@ def test_a_reference_inside_the_schema_is_followed() -> None:
     assert score('[1, "2"]', mode="schema", schema=schema) == Score.of(0)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)  # two seconds of processor time, where the whole would take days
 def test_a_schema_whose_definitions_double_is_given_up() -> None:
     doubled = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)}
@@ -87,6 +88,7 @@ def test_a_schema_whose_definitions_double_is_given_up() -> None:
     assert score("1", mode="schema", schema={"$defs": {**doubled, "d5": {}}, "$ref": "#/$defs/d0"}) == Score.of(1)
 
 
+@pytest.mark.slow
 def test_a_pattern_works_and_is_limited_in_time_and_memory() -> None:
     assert score('"ab12"', mode="schema", schema={"pattern": r"^[a-z]+\d+$"}) == Score.of(1)
     assert score('"ab"', mode="schema", schema={"pattern": r"^[a-z]+\d+$"}) == Score.of(0)

@@ -254,6 +254,7 @@ def test_a_trial_passes_only_where_no_difference_either_way_is_left_possible(tmp
     ledger.close()
 
 
+@pytest.mark.slow
 def test_two_equal_models_are_blocked_in_no_more_than_alpha_of_streams_looked_at_all_the_time(tmp_path: Path) -> None:
     blocked = 0
     for stream in range(60):

@@ -17,6 +17,7 @@ from harness.mirror.config import PolicySection
 from harness.mirror.link import Link
 from harness.mirror.proxy import Caller, Proxy
 from harness.mirror.scoring import Scoring
+from tests.fuzzing import examples
 from tests.mirroring import load
 from tests.mirroring import settings as mirror_settings
 
@@ -149,7 +150,7 @@ def test_a_zip_bomb_is_a_failure_and_takes_no_memory() -> None:
     assert read_answer(200, {"content-encoding": "gzip"}, bomb, 10**6).failure
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(held=JSON, stream=st.booleans(), path=st.sampled_from([CHAT, COMPLETION]))
 def test_nothing_that_is_json_crashes_reading_or_scoring(held: Any, stream: bool, path: str) -> None:
     raw = json.dumps(held).encode()
@@ -161,7 +162,7 @@ def test_nothing_that_is_json_crashes_reading_or_scoring(held: Any, stream: bool
     SCORING.pair(request, answer, whole("yes"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(body=st.binary(max_size=200), kind=st.sampled_from(["application/json", "text/event-stream"]),
        encoding=st.sampled_from(["", "gzip", "br", "zstd"]))  # fmt: skip
 def test_no_bytes_crash_reading(body: bytes, kind: str, encoding: str) -> None:

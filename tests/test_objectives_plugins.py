@@ -53,6 +53,7 @@ def test_its_options_are_described_and_unknown_ones_are_refused(name: str) -> No
         built(name, no_such_option=1)
 
 
+@pytest.mark.slow
 def test_options_are_read_without_a_heavy_library() -> None:
     heavy = "torch", "transformers", "trl", "peft", "datasets", "litellm"
     script = (

@@ -29,6 +29,7 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_verifying_loads_no_library_beyond_the_core_and_none_of_the_heavy_ones(promoted: Path) -> None:
     code = (
         "import sys\nfrom harness.cli import main\ntry:\n    main(['verify', 'registry', '--key', 'signing.pub'])\n"
@@ -40,6 +41,7 @@ def test_verifying_loads_no_library_beyond_the_core_and_none_of_the_heavy_ones(p
     subprocess.run([sys.executable, "-c", code], cwd=promoted, check=True, env={"PYTHONPATH": str(Path.cwd())})
 
 
+@pytest.mark.slow
 def test_the_start_script_starts_nothing_that_does_not_verify(promoted: Path, tmp_path: Path) -> None:
     (script,) = (block for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if "vllm serve" in block)
     (tmp_path / "bin").mkdir()

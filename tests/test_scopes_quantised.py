@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from harness.subjects import SubjectContext, local
 from harness.subjects._weights import WeightsSpec, load_base
 from harness.training.scopes import Scope, share_of
 
-pytestmark = pytest.mark.slow
-pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
+NOT_INSTALLED = find_spec("bitsandbytes") is None  # importing it here would load torch into every test process
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(NOT_INSTALLED, reason="the extra qlora is not installed"),
+]
 
 SMALL: dict[str, dict[str, Any]] = {"qlora": {"rank": 4}, "lora": {"rank": 4}, "bottleneck": {"size": 8}}
 

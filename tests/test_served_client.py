@@ -124,6 +124,7 @@ class TestMemory:
         assert len(server.asked) < 300
 
 
+@pytest.mark.slow
 def test_a_killed_process_has_lost_no_answer_and_asks_for_none_again(tmp_path: Path) -> None:
     """kill -9 amid a run with sixteen under way: what its reader had been given is never sent again."""
     program = (
@@ -235,9 +236,9 @@ def test_many_calls_leave_no_task_and_no_object_behind(server: LoopbackModel) ->
             gc.collect()
             return _loop.run(_tasks()), len(gc.get_objects())
 
-        after(0, 500)
-        tasks, objects = after(1, 500)
-        more_tasks, more_objects = after(2, 2000)
+        after(0, 200)
+        tasks, objects = after(1, 200)
+        more_tasks, more_objects = after(2, 800)
     assert max(tasks, more_tasks) <= before
     assert more_objects - objects < 200
 
@@ -308,6 +309,7 @@ def test_it_says_what_the_server_lists_and_whether_it_is_there(server: LoopbackM
         client.listed()
 
 
+@pytest.mark.slow
 def test_a_process_that_closes_nothing_ends_in_silence(server: LoopbackModel) -> None:
     program = (
         "import sys; from harness.records import Message; from harness.served import *\n"

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy.special import stdtrit
-from statsmodels.stats.inter_rater import cohens_kappa
 
 from harness.statistics.agreement import (
     Level,
@@ -69,6 +68,8 @@ def test_kappa_by_hand() -> None:
 
 @pytest.mark.parametrize(("weights", "theirs"), [("none", None), ("quadratic", "fc")])
 def test_error_of_kappa_is_that_of_fleiss_cohen_and_everitt(weights: Weights, theirs: str | None) -> None:
+    from statsmodels.stats.inter_rater import cohens_kappa
+
     for seed in range(5):
         a, b = rated(150, 4, seed)
         found = kappa_interval(a, b, levels=4, weights=weights, confidence=0.9)

@@ -7,10 +7,6 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-import statsmodels.api as sm
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 from harness.statistics.clustered import clustered_interval
 from harness.statistics.multiplicity import holm, holm_adjusted
@@ -21,6 +17,8 @@ from harness.statistics.proportions import proportion_lower_bound
 
 @pytest.mark.parametrize(("lost", "won"), [(0, 1), (3, 3), (2, 9), (40, 22), (0, 30)])
 def test_mcnemar_is_the_exact_test_of_statsmodels(lost: int, won: int) -> None:
+    from statsmodels.stats.contingency_tables import mcnemar
+
     expected = mcnemar([[10, lost], [won, 10]], exact=True).pvalue
     assert mcnemar_exact(lost, won) == pytest.approx(expected)
     assert mcnemar_exact(won, lost) == mcnemar_exact(lost, won)
@@ -31,6 +29,8 @@ def test_mcnemar_without_flips_shows_nothing() -> None:
 
 
 def test_holm_is_that_of_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
     rng = np.random.default_rng(0)
     for size in (1, 2, 7, 40):
         p = [*rng.uniform(0, 1, size - 1) ** 3, 0.0]
@@ -57,10 +57,12 @@ def test_paired_interval_is_scipys_paired_t(confidence: float) -> None:
 
 
 def test_clustered_interval_is_cluster_robust_least_squares() -> None:
+    from statsmodels.regression.linear_model import OLS
+
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 12, 80)
     d = rng.normal(size=80) + rng.normal(size=12)[labels]
-    fit = sm.OLS(d, np.ones(80)).fit(cov_type="cluster", cov_kwds={"groups": labels}, use_t=True)
+    fit = OLS(d, np.ones(80)).fit(cov_type="cluster", cov_kwds={"groups": labels}, use_t=True)
     low, high = fit.conf_int(alpha=0.1)[0]
     found = clustered_interval(d, labels * 7 - 3, confidence=0.9)  # labels are names, not places
     assert (found.estimate, found.low, found.high) == pytest.approx((fit.params[0], low, high))
@@ -83,6 +85,8 @@ def test_intervals_need_two_of_what_varies() -> None:
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 20), (1, 20), (13, 20), (20, 20), (999, 1000)])
 def test_lower_bound_is_clopper_pearson(successes: int, trials: int) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
     expected, _ = proportion_confint(successes, trials, alpha=0.1, method="beta")
     assert proportion_lower_bound(successes, trials, confidence=0.95) == pytest.approx(expected)
 

@@ -34,6 +34,7 @@ def answers(subject: Any, requests: Sequence[Request]) -> list[Output]:
 # ---------------------------------------------------------------- fast: our numbers are scikit-learn's
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [COLOURS[:2], COLOURS])
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_probabilities_are_those_of_scikit_learn(kind: str, classes: tuple[str, ...]) -> None:

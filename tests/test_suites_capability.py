@@ -26,6 +26,7 @@ ALLOWED = frozenset({"code-execution"})
 # ---------------------------------------------------------------- fast: the parts that need no lm-eval
 
 
+@pytest.mark.slow
 def test_importing_the_suite_loads_neither_lm_eval_nor_torch() -> None:
     code = (
         "import sys, harness.suites.capability, harness.subjects.local, harness.engine.plain;"

@@ -284,6 +284,7 @@ def test_questions_of_mt_bench_come_from_a_data_set_as_well_as_from_a_file(tmp_p
     assert suite.samples()[0].data["turns"] == QUESTIONS[0]["turns"]
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_not_to_be_had_is_one_clear_error(tmp_path: Path) -> None:
     path = project(tmp_path, "http://127.0.0.1:9/v1")
     change(path, suite={"samples": None, "mt_bench": "nobody/nothing"})

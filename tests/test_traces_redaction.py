@@ -16,6 +16,7 @@ from harness.redaction import Span
 from harness.traces._identity import USER
 from harness.traces.redaction import Bounds, Pseudonyms, Redactor, is_pseudonym, store_key
 from harness.traces.redaction._fields import role
+from tests.fuzzing import examples
 from tests.trace_requests import attributes, chat, logs, traces
 
 NAMES = Pseudonyms(b"k" * 32, "acme")
@@ -228,7 +229,7 @@ PLAIN = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(PLAIN, st.booleans())
 def test_any_json_comes_out_as_json_without_the_personal(value: Any, ascii_only: bool) -> None:
     text = json.dumps({"v": value, "again": json.dumps(value)}, ensure_ascii=ascii_only)

@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from harness.traces._wire import Malformed, count_records
 from harness.traces.admission import MOST_RECORDS, Admission, TooMany
 from harness.traces.redaction import Pseudonyms
+from tests.fuzzing import examples
 from tests.trace_requests import chat, logs, traces
 
 
@@ -27,7 +28,7 @@ def test_traces_and_logs_are_counted_with_their_resources_and_scopes() -> None:
     assert count_records(traces(*[{}] * 50).SerializeToString(), 10) == 11
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=60))
 def test_what_protobuf_reads_is_counted_the_same(body: bytes) -> None:
     try:

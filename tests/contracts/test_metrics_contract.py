@@ -15,6 +15,7 @@ from harness import plugins
 from harness.errors import ConfigError
 from harness.metrics import Metric
 from harness.records import MetricSpec, Output, Sample, Score
+from tests.fuzzing import examples
 
 HOSTILE = (
     "",
@@ -122,7 +123,7 @@ def test_its_declaration_is_possible(name: str) -> None:
     targets=st.lists(st.one_of(texts, st.sampled_from(CHOICES)), max_size=3),
     logprobs=st.lists(st.floats(-1e6, 0), min_size=3, max_size=3),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_output_gets_a_state_and_a_value_within_bounds_and_the_same_again(
     name: str, text: str, targets: list[str], logprobs: list[float]
 ) -> None:

@@ -16,6 +16,7 @@ from harness.judging.calibrating import calibrate
 from harness.judging.labels import Scale, items_of, read_labels
 from harness.judging.records import Judgement, PairCase
 from harness.judging.rubric import load_rubric
+from tests.fuzzing import examples
 from tests.test_judging_calibration import ScriptedJudge
 
 PAIRS = load_rubric("preference")
@@ -45,7 +46,7 @@ def fair(pair: PairCase) -> Judgement:
     return Judgement("failed", None, "lost", "server") if pair.first.sample.id == "s5" else Judgement("scored", value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(rows(), st.randoms(use_true_random=False))
 def test_shuffled_labels_give_the_same_calibration(given: Sequence[dict[str, Any]], rng: random.Random) -> None:
     shuffled = list(given)

@@ -13,8 +13,9 @@ from harness.statistics.betting import log_wealth
 from harness.statistics.multiplicity import holm_adjusted
 from harness.statistics.ordering import commit_order
 from harness.statistics.sequential import Design, Draws, running_log_e, sequential_test
+from tests.fuzzing import examples
 
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=examples(25), deadline=None)
 THOUSANDTHS = st.integers(-1000, 1000)
 
 

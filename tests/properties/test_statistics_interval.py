@@ -16,12 +16,13 @@ from harness.records import Estimand
 from harness.statistics.betting import Urn, open_game
 from harness.statistics.power import Setting, simulate
 from harness.statistics.sequential import Design, Draws, Side, sequential_test
+from tests.fuzzing import examples
 
 Floats = npt.NDArray[np.float64]
 # The differences of a cluster's scored pairs in percent of the span, and its number of failed pairs.
 Cluster = tuple[list[int], int]
 
-SOME = settings(max_examples=60, deadline=None)
+SOME = settings(max_examples=examples(30), deadline=None)
 PATHS = st.lists(
     st.tuples(st.lists(st.integers(-100, 100), max_size=4), st.integers(0, 2)).filter(lambda c: c[0] or c[1]),
     min_size=1,

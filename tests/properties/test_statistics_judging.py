@@ -28,8 +28,9 @@ from harness.statistics.ppi import (
     corrected_outcome,
     draw_probabilities,
 )
+from tests.fuzzing import examples
 
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=examples(30), deadline=None)
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=40)
 OUTCOMES = st.sampled_from([-1.0, -0.5, 0.0, 1.0])
 

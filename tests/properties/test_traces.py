@@ -19,7 +19,7 @@ from harness.traces.normal import dialects, normalise
 from harness.traces.records import Call, LogEvent, Span, SpanEvent, SpanLink
 from tests.trace_fuzz import MARKS, Fuzz
 
-EXAMPLES = int(os.environ.get("HARNESS_FUZZ_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("HARNESS_FUZZ_EXAMPLES", "25"))
 fuzzed = settings(
     max_examples=EXAMPLES,
     deadline=None,

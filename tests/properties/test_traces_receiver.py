@@ -27,7 +27,7 @@ from harness.traces.receiver import Limits
 from tests.receiving import JSON, PROTOBUF, Answer, Receiving
 from tests.trace_requests import chat, logs, traces
 
-EXAMPLES = int(os.environ.get("HARNESS_FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("HARNESS_FUZZ_EXAMPLES", "60"))
 MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 PATHS = {
     "/v1/traces": (ExportTraceServiceRequest, ExportTraceServiceResponse, traces(chat(), chat())),
