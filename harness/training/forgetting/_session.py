@@ -80,7 +80,7 @@ class Session:
     def look(self, step: int, of: int, model: Any, point: int, loss: float | None) -> None:
         """Look at the model after `step` of `of` steps, if a look is due at this point and can be paid."""
         plan = self._planned(step, of)
-        if plan is None or point % plan.stride or point // plan.stride > plan.looks:
+        if plan is None or not plan.due(point):
             return
         subject = self._asking.present(model, step)
         with undisturbed(model), self._meter.look():
@@ -148,7 +148,7 @@ class Session:
             return self._plan
         budget = self._settings.cost * self._meter.trained / step * of
         wanted = self._points, self._watch.samples
-        self._plan = plan_looks(*wanted, self._full, budget, smallest=CHUNK)
+        self._plan = plan_looks(*wanted, self._full, budget, smallest=CHUNK, suites=len(self._watch.suites))
         if self._plan is None:
             self._hopeless = True
             said = f"a look costs {self._full:.0f} passes of a token, and all of them may cost {budget:.0f}"
@@ -157,7 +157,7 @@ class Session:
         elif (self._plan.looks, self._plan.samples) != wanted:
             _log.warning(
                 "ForgettingGuard: to keep to %g %% of the training's compute, %d looks of %d samples a suite instead "
-                "of %d of %d",
+                "of %d of %d; suites that do worse than tolerated are asked further",
                 100 * self._settings.cost, self._plan.looks, self._plan.samples, *wanted,
             )  # fmt: skip
         self._store()
@@ -201,7 +201,7 @@ class Session:
             {
                 "baseline": self._fingerprint, "trained": self._meter.trained, "looked": self._meter.looked,
                 "kept_step": self.kept_step, "kept_loss": self._kept_loss, "streak": self.streak,
-                "plan": [plan.stride, plan.looks, plan.samples] if plan else None,
+                "plan": [plan.points, plan.looks, plan.samples] if plan else None,
             },
         )  # fmt: skip
 
