@@ -38,6 +38,7 @@ class Settings:
     cost: float
     baseline: Literal["start", "gate"]
     patience: int
+    on_regression: Literal["stop", "lower_rate"] = "stop"
 
 
 class Session:
@@ -55,6 +56,7 @@ class Session:
         self.looks: list[Look] = []
         self.streak = 0  # looks in a row, up to now, that showed a regression
         self.kept_step = 0
+        self.lowered = 0  # times that the training went back to the kept weights at a lower rate
         self._kept_loss: float | None = None
         self._plan: LookPlan | None = None
         self._hopeless = False
@@ -73,7 +75,7 @@ class Session:
         return self._meter.share
 
     @property
-    def stopped(self) -> bool:
+    def shown(self) -> bool:
         """Whether as many looks in a row have shown a regression as it takes."""
         return self.streak >= self._settings.patience
 
@@ -89,6 +91,15 @@ class Session:
             self._write("skipped", step, reason="looks have already cost what they may", share=self.share)
         else:
             self._judge(replace(look, loss=loss), model)
+
+    def go_back(self, step: int, model: Any) -> None:
+        """Put the kept weights back, for the training to go on from them; the caller lowers its rate."""
+        self._kept.restore(model)
+        self.streak = 0
+        self.lowered += 1
+        _log.warning("ForgettingGuard: step %d goes on from the weights of step %d, at a lower rate", step, self.kept_step)
+        self._write("back", step, kept_step=self.kept_step)
+        self._store()
 
     def end(self, step: int, model: Any) -> bool:
         """The training is over: put the kept weights back where the last look showed a regression, and say so."""
@@ -171,7 +182,7 @@ class Session:
             _log.warning(
                 "ForgettingGuard: step %d has regressed: %s. %s the weights of step %d",
                 look.step, "; ".join(map(_sentence, look.regressed)),
-                "Training stops and goes back to" if self.stopped else "Training goes on; kept are", self.kept_step,
+                "Training goes back to" if self.shown else "Training goes on; kept are", self.kept_step,
             )  # fmt: skip
         elif look.clear and self._better(look.loss):
             self._kept.save(model)
@@ -201,6 +212,7 @@ class Session:
             {
                 "baseline": self._fingerprint, "trained": self._meter.trained, "looked": self._meter.looked,
                 "kept_step": self.kept_step, "kept_loss": self._kept_loss, "streak": self.streak,
+                "lowered": self.lowered,
                 "plan": [plan.points, plan.looks, plan.samples] if plan else None,
             },
         )  # fmt: skip
@@ -214,6 +226,7 @@ class Session:
             )
         stored: Mapping[str, Any] = read_json(path)
         self.kept_step, self._kept_loss, self.streak = stored["kept_step"], stored["kept_loss"], stored["streak"]
+        self.lowered = stored["lowered"]
         self._plan = LookPlan(*stored["plan"]) if stored["plan"] else None
         return stored
 
