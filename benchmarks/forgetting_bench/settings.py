@@ -50,7 +50,7 @@ class Setting:
         write_rows(folder / "broad.jsonl", [row for skill in OLD_SKILLS for row in different(skill, PER_SKILL, rng)])
 
     def recipe(self, seed: int, arm: Arm, strength: float | None, *, guard: bool = False) -> dict[str, Any]:
-        """The document of recipe.yaml; `guard` puts a ForgettingGuard at its defaults on top, that ends nothing early."""
+        """The document of recipe.yaml; with `guard` a ForgettingGuard on top, that ends nothing early."""
         data: dict[str, Any] = {"train": [{"path": "new.jsonl"}], "validation": 0.02, "near_duplicates": None}
         forgetting: dict[str, Any] = {"guard": {"patience": self.steps} if guard else None}
         if strength is not None:

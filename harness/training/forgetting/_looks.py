@@ -6,8 +6,8 @@ look is anytime-valid, so it is looked at after every chunk and ends as soon as 
 and L looks, fixed before the first of them, "regressed" is tested at α/(k·L); so a training none of whose
 checkpoints has regressed is stopped with probability at most α in all (union bound: it needs no independence, and
 all looks may ask the same samples). A look that is not made spends nothing. That is about the first regression that is
-shown: until then the weights depend on no look. A training that goes on from kept weights after it has looks at the same
-level, of weights that a look has helped to choose.
+shown: until then the weights depend on no look. A training that then goes on from kept weights has looks at the same
+level, but at weights that a look has helped to choose.
 
 **Where it asks on.** A look costs most where there is nothing to see, so it begins small, and goes on only with the
 suites in which some guard's mean is at its margin or beyond it, the worst first. Whether to go on is decided from what

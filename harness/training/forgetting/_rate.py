@@ -19,8 +19,8 @@ def refuse_unknown(scheduler: Any) -> None:
 
     if not isinstance(getattr(scheduler, "scheduler", scheduler), LambdaLR | ReduceLROnPlateau):
         raise ConfigError(
-            f"ForgettingGuard(on_regression='lower_rate') knows the schedules of transformers, and this training's is a "
-            f"{type(scheduler).__name__}; name one by lr_scheduler_type, or use on_regression='stop'"
+            f"ForgettingGuard(on_regression='lower_rate') can lower the schedules of transformers, and this training's "
+            f"is a {type(scheduler).__name__}; name one by lr_scheduler_type, or use on_regression='stop'"
         )
 
 

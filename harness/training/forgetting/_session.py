@@ -97,7 +97,9 @@ class Session:
         self._kept.restore(model)
         self.streak = 0
         self.lowered += 1
-        _log.warning("ForgettingGuard: step %d goes on from the weights of step %d, at a lower rate", step, self.kept_step)
+        _log.warning(
+            "ForgettingGuard: step %d goes on from the weights of step %d, at a lower rate", step, self.kept_step
+        )
         self._write("back", step, kept_step=self.kept_step)
         self._store()
 
