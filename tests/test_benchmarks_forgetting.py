@@ -35,6 +35,16 @@ def test_every_arm_adds_one_thing_to_the_careless_recipe() -> None:
         assert len(differences(careless, changed)) == 1, (setting.name, arm.name)
 
 
+def test_what_the_guard_costs_is_measured_at_its_defaults_and_over_the_whole_training(tmp_path: Path) -> None:
+    from harness.training.recipe import GuardingSection
+
+    setting = SETTINGS["late"]
+    guard = (
+        load_recipe(write_project(tmp_path / "p", setting, 1, ARMS[0], None, guard=True)).recipe.stages[0].forgetting
+    )
+    assert guard.guard == GuardingSection(patience=setting.steps)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_project_can_be_trained_and_holds_no_frozen_question(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(write_project(tmp_path / "p", SETTINGS[name], 1, ARMS[0], None))
