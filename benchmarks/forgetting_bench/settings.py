@@ -92,12 +92,12 @@ SETTINGS = {
     setting.name: setting
     for setting in (
         Setting(
-            "late",
-            "a rate that rises too high; six of the nine old skills are practised",
-            steps=300,
-            learning_rate=7.5e-3,
+            "high",
+            "a learning rate that is too high; six of the nine old skills are practised",
+            steps=240,
+            learning_rate=8e-3,
             new=1000,
-            warmup=120,
+            warmup=20,
             practised=WORDS,
         ),
         Setting(
@@ -107,11 +107,11 @@ SETTINGS = {
 }
 ARMS = (
     Arm(CARELESS, "careless", {}),
-    Arm("replay", "replay", {"late": (0.2, 0.3), "early": (0.4, 0.6)}),
-    Arm("l2_sp", "L2-SP", {"late": (0.01, 0.03), "early": (0.01, 0.1)}),
-    Arm("ewc", "EWC", {"late": (100.0, 1000.0), "early": (100.0, 1000.0)}),
-    Arm("guard", "ForgettingGuard", {"late": (0.15, 0.3), "early": (0.15, 0.6)}),
-    Arm("guard_lower", "ForgettingGuard, lower_rate", {"late": (0.15,), "early": (0.15,)}),
+    Arm("replay", "replay", {"high": (0.4,), "early": (0.4, 0.6)}),
+    Arm("l2_sp", "L2-SP", {"high": (0.01,), "early": (0.01, 0.1)}),
+    Arm("ewc", "EWC", {"high": (1000.0, 3000.0), "early": (100.0, 1000.0)}),
+    Arm("guard", "ForgettingGuard", {"high": (0.15,), "early": (0.15, 0.6)}),
+    Arm("guard_lower", "ForgettingGuard, lower_rate", {"high": (0.15,), "early": (0.15,)}),
 )
 
 
