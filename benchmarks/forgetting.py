@@ -1,6 +1,6 @@
 """Measures what keeps old skills on the demo model: replay, L2-SP, EWC and ForgettingGuard, each alone.
 
-    python benchmarks/forgetting.py --out forgetting.jsonl [--chart forgetting.svg] [--settings high early] [--cost ROUNDS]
+    python benchmarks/forgetting.py --out forgetting.jsonl [--chart forgetting.svg] [--settings high early] [--cost N]
 
 One careless LoRA recipe a setting; each arm adds one thing to it and changes nothing else. How strong that thing is
 gets chosen first, with a seed of its own, on the frozen samples that the gate holds back for choosing; what is reported
