@@ -1,6 +1,6 @@
 """Measures what keeps old skills on the demo model: replay, L2-SP, EWC and ForgettingGuard, each alone.
 
-    python benchmarks/forgetting.py --out forgetting.jsonl [--chart forgetting.svg] [--settings late early] [--cost]
+    python benchmarks/forgetting.py --out forgetting.jsonl [--chart forgetting.svg] [--settings high early] [--cost N]
 
 One careless LoRA recipe a setting; each arm adds one thing to it and changes nothing else. How strong that thing is
 gets chosen first, with a seed of its own, on the frozen samples that the gate holds back for choosing; what is reported
@@ -29,7 +29,7 @@ from benchmarks.forgetting_bench.settings import ARMS, CARELESS, SETTINGS, Arm, 
 from benchmarks.forgetting_bench.trials import gain, loss, run_trial
 
 CHOOSING = 100  # the seed that strengths are chosen with
-SEEDS = (1, 2, 3)
+SEEDS = (4, 5, 6)  # 1 to 3 have measured another setting
 CHOOSER_KEEPS = 0.85  # of the careless gain, where 0.8 is aimed at: chosen on few samples, it may come out lower
 QUIET = 1e-6  # a learning rate at which nothing is forgotten, so that all looks are made
 
@@ -143,11 +143,11 @@ def main() -> None:
     for name in given.settings:
         setting = SETTINGS[name]
         chosen, tried = choose(setting, ledger, work)
-        found = measure(setting, chosen, range(1, 1 + given.seeds), ledger, work)
+        found = measure(setting, chosen, SEEDS[: given.seeds], ledger, work)
         drawn[name] = (setting, found)
         parts += [f"#### {setting.title}", telling.arms_table(found), "Strengths tried:", telling.choices_table(tried)]
     if given.cost:
-        made = cost(SETTINGS["late"], given.cost, ledger, work)
+        made = cost(SETTINGS["high"], given.cost, ledger, work)
         parts += ["#### What ForgettingGuard costs", telling.cost_table(made)]
     if given.chart and drawn:
         caption = f"Figures beneath: {given.seeds} seeds, mean (smallest to largest), samples of the verdict"

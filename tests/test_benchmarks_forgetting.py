@@ -36,6 +36,15 @@ def test_every_arm_adds_one_thing_to_the_careless_recipe() -> None:
 
 
 @pytest.mark.slow
+def test_what_the_guard_costs_is_measured_at_its_defaults_and_over_the_whole_training(tmp_path: Path) -> None:
+    from harness.training.recipe import GuardingSection
+
+    setting = SETTINGS["high"]
+    recipe = load_recipe(write_project(tmp_path / "p", setting, 1, ARMS[0], None, guard=True)).recipe
+    assert recipe.stages[0].forgetting.guard == GuardingSection(patience=setting.steps)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_project_can_be_trained_and_holds_no_frozen_question(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(write_project(tmp_path / "p", SETTINGS[name], 1, ARMS[0], None))
@@ -97,7 +106,7 @@ def test_the_figure_is_well_formed_and_shows_where_the_guards_weights_are_from()
     scores = {TARGET.removeprefix("demo-"): 0.5, "add": 0.2, "sort": 0.4}
     one = trial(0.9, 0.4, curve=[{"step": 5, "scores": scores}, {"step": 10, "scores": scores}])
     kept = {**one, "outcome": {"steps": 10, "kept_step": 5}}
-    setting = SETTINGS["late"]
-    text = telling.figure({"late": (setting, [found(CARELESS, one), found("guard", kept)])}, "a < b")
+    setting = SETTINGS["high"]
+    text = telling.figure({"high": (setting, [found(CARELESS, one), found("guard", kept)])}, "a < b")
     root = ElementTree.fromstring(text)  # noqa: S314
     assert len([e for e in root.iter() if e.get("stroke") == "#2f855a"]) == 1

@@ -67,6 +67,93 @@ def test_real_forgetting_ends_the_training_with_the_last_weights_that_had_not_re
     assert lines[-2]["regressed"] == ["own/exact_match"]
 
 
+def test_a_training_may_go_on_from_the_kept_weights_at_a_lower_rate(base: Path, gate: Path, tmp_path: Path) -> None:
+    from harness.training import ForgettingGuard
+    from harness.training.forgetting._rate import FACTOR
+
+    model, before, after = load(base), recorder(), recorder()
+    guard = ForgettingGuard(gate, every=2, cost=10, on_regression="lower_rate")
+    optimizers = rising(model, 7)
+    run = trainer(model, base, tmp_path / "out", [before, guard, after], max_steps=20, optimizers=optimizers)
+    run.train()
+    assert run.state.global_step == 20
+    assert [look.step for look in guard.looks] == list(range(2, 22, 2))
+    assert guard.looks[3].regressed
+    assert equal(after.at[8], before.at[6])
+    assert not equal(before.at[8], before.at[6])
+    assert guard.lowered >= 1
+    assert optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-7 * 2e5 * FACTOR**guard.lowered)
+    assert guard.regressed is None or equal(weights(model), after.at[guard.kept_step])
+    lines = log(tmp_path / "out")
+    assert [line["event"] for line in lines].count("back") == guard.lowered
+    assert lines[-1]["event"] == "end"
+
+
+def test_a_lower_rate_outlives_an_interruption(base: Path, gate: Path, tmp_path: Path) -> None:
+    from transformers import TrainerCallback
+
+    from harness.training import ForgettingGuard
+
+    class Kill(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            control.should_training_stop = state.global_step == 10
+
+    settings = {"max_steps": 16, "save_strategy": "steps", "save_steps": 10}
+
+    def run(out: str, *callbacks: Any, **given: Any) -> tuple[Any, Any]:
+        model = load(base)
+        guard = ForgettingGuard(gate, every=2, cost=10, on_regression="lower_rate")
+        options = {**settings, "optimizers": rising(model, 7)}
+        trainer(model, base, tmp_path / out, [*callbacks, guard], **options).train(**given)
+        return weights(model), guard
+
+    whole, one = run("whole")
+    run("out", Kill())
+    resumed, other = run("out", resume_from_checkpoint=True)
+    assert one.lowered == other.lowered >= 1
+    assert equal(whole, resumed)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant_with_warmup", "reduce_lr_on_plateau"])
+def test_a_lowered_schedule_keeps_its_shape(name: str) -> None:
+    import torch
+    from transformers import get_scheduler
+
+    from harness.training.forgetting._rate import FACTOR, lower
+
+    def rates(at: int | None) -> list[float]:
+        weight = torch.nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.AdamW([weight], lr=0.1)
+        scheduler = get_scheduler(name, optimizer, num_warmup_steps=4, num_training_steps=12)
+        found = []
+        for step in range(12):
+            weight.grad = torch.ones(2)
+            optimizer.step()
+            scheduler.step(*([1.0] if name == "reduce_lr_on_plateau" else []))
+            if step == at:
+                lower(optimizer, scheduler)
+                assert not optimizer.state
+            found.append(optimizer.param_groups[0]["lr"])
+        return found
+
+    plain, lowered = rates(None), rates(6)
+    assert lowered[:6] == plain[:6]
+    assert lowered[6:] == pytest.approx([rate * FACTOR for rate in plain[6:]])
+
+
+def test_a_schedule_of_another_kind_is_refused_before_the_first_step(base: Path, gate: Path, tmp_path: Path) -> None:
+    import torch
+
+    from harness.training import ForgettingGuard
+
+    model = load(base)
+    optimizer = torch.optim.AdamW(model.parameters())
+    optimizers = optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=20)
+    guard = ForgettingGuard(gate, on_regression="lower_rate")
+    with pytest.raises(ConfigError, match="OneCycleLR"):
+        trainer(model, base, tmp_path / "out", [guard], optimizers=optimizers).train()
+
+
 def test_with_patience_a_lost_skill_may_come_back(base: Path, gate: Path, tmp_path: Path) -> None:
     from transformers import TrainerCallback
 

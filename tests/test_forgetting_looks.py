@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.cache import OutputCache
 from harness.config import load_gate
@@ -135,22 +138,66 @@ def test_the_answers_of_lost_starting_weights_are_not_invented(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("points", "budget", "plan"),
+    ("points", "suites", "budget", "plan"),
     [
-        (10, 10_000.0, LookPlan(1, 10, 64)),  # all that were wanted
-        (10, 5_000.0, LookPlan(2, 5, 64)),  # fewer, whole
-        (10, 2_000.0, LookPlan(3, 3, 32)),  # at least four, smaller, as far as the points allow
-        (10, 250.0, LookPlan(10, 1, 16)),  # one of the smallest
-        (10, 200.0, None),
-        (2, 10_000.0, LookPlan(1, 2, 64)),
+        (10, 1, 10_000.0, LookPlan(10, 10, 64)),  # all that were wanted
+        (10, 1, 5_000.0, LookPlan(10, 10, 16)),  # of one suite, one look in four may have to be whole
+        (10, 1, 500.0, LookPlan(10, 1, 16)),
+        (10, 1, 400.0, None),
+        (10, 6, 10_000.0, LookPlan(10, 10, 64)),
+        (10, 6, 8_000.0, LookPlan(10, 10, 48)),  # smaller first: 48, and one suite in six goes on to 64
+        (10, 6, 4_000.0, LookPlan(10, 10, 16)),
+        (10, 6, 2_000.0, LookPlan(10, 5, 16)),  # then fewer
+        (10, 6, 400.0, LookPlan(10, 1, 16)),
+        (10, 6, 370.0, None),
+        (2, 6, 10_000.0, LookPlan(2, 2, 64)),
+        (0, 6, 10_000.0, None),
     ],
 )
-def test_looks_are_made_fewer_and_smaller_to_fit_the_budget(points: int, budget: float, plan: LookPlan | None) -> None:
-    found = plan_looks(points, 64, 1_000.0, budget, smallest=16)
-    assert found == plan
-    if found is not None:
-        assert found.looks * 1_000.0 * found.samples / 64 <= budget
-        assert found.looks * found.stride <= points
+def test_looks_are_made_smaller_and_then_fewer_to_fit_the_budget(
+    points: int, suites: int, budget: float, plan: LookPlan | None
+) -> None:
+    assert plan_looks(points, 64, 1_000.0, budget, smallest=16, suites=suites) == plan
+
+
+@given(points=st.integers(1, 60), looks=st.integers(1, 60))
+def test_planned_looks_are_spread_and_the_last_is_at_the_end(points: int, looks: int) -> None:
+    looks = min(looks, points)
+    due = [point for point in range(1, points + 10) if LookPlan(points, looks, 16).due(point)]
+    assert len(due) == looks
+    assert due[-1] == points
+    gaps = [after - before for before, after in itertools.pairwise([0, *due])]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_a_look_goes_on_only_with_what_does_worse_than_is_tolerated_the_worst_first(tmp_path: Path) -> None:
+    """Losses of 1 in 3 and of 1 in 6 are too few for one chunk to show; the suites without a loss are asked no more."""
+    path = project(tmp_path, lost=range(0, 240, 3))
+    for name, lost in (("colours", range(0, 240, 6)), ("shapes", range(0)), ("words", range(0))):
+        add_suite(path, name, 240, lost=lost)
+    watch, candidate = opened(path)
+    look = watch.look(candidate, 5, looks=10, samples=CHUNK, affords=always)
+    assert look is not None
+    used = {c.suite: c.n_used for c in look.comparisons}
+    assert used["shapes"] == used["words"] == CHUNK
+    assert used["sums"] > CHUNK
+    parts = iter([True] * 4 + [True, False] * 3 + [False])
+
+    def four_and_three(part: float) -> bool:
+        """The first chunk of all four suites, and then three times that of one suite alone."""
+        return next(parts)
+
+    poor = watch.look(candidate, 5, looks=10**9, samples=CHUNK, affords=four_and_three)
+    assert poor is not None
+    asked = {c.suite: c.n_used for c in poor.comparisons}
+    assert asked == {"sums": 64, "colours": CHUNK, "shapes": CHUNK, "words": CHUNK}
+
+
+def test_the_first_chunk_is_of_every_suite_or_of_none(tmp_path: Path) -> None:
+    path = project(tmp_path)
+    add_suite(path, "colours", 40)
+    watch, candidate = opened(path)
+    assert watch.look(candidate, 5, looks=10, samples=64, affords=lambda part: part < 0.2) is None
 
 
 def test_common_beginnings_are_counted_once() -> None:

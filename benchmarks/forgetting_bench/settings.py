@@ -50,9 +50,9 @@ class Setting:
         write_rows(folder / "broad.jsonl", [row for skill in OLD_SKILLS for row in different(skill, PER_SKILL, rng)])
 
     def recipe(self, seed: int, arm: Arm, strength: float | None, *, guard: bool = False) -> dict[str, Any]:
-        """The document of recipe.yaml; `guard` puts a ForgettingGuard at its defaults on top of the arm."""
+        """The document of recipe.yaml; with `guard` a ForgettingGuard on top, that ends nothing early."""
         data: dict[str, Any] = {"train": [{"path": "new.jsonl"}], "validation": 0.02, "near_duplicates": None}
-        forgetting: dict[str, Any] = {"guard": {} if guard else None}
+        forgetting: dict[str, Any] = {"guard": {"patience": self.steps} if guard else None}
         if strength is not None:
             arm.add(strength, data, forgetting)
         settings = {
@@ -84,18 +84,20 @@ class Arm:
             forgetting["ewc"] = {"strength": strength, "rows": [{"path": "broad.jsonl"}]}
         elif self.name == "guard":
             forgetting["guard"] = {"patience": PATIENCE, "cost": strength}
+        elif self.name == "guard_lower":
+            forgetting["guard"] = {"on_regression": "lower_rate", "cost": strength}
 
 
 SETTINGS = {
     setting.name: setting
     for setting in (
         Setting(
-            "late",
-            "a rate that rises too high; six of the nine old skills are practised",
-            steps=200,
-            learning_rate=9e-3,
+            "high",
+            "a learning rate that is too high; six of the nine old skills are practised",
+            steps=240,
+            learning_rate=8e-3,
             new=1000,
-            warmup=120,
+            warmup=20,
             practised=WORDS,
         ),
         Setting(
@@ -105,10 +107,11 @@ SETTINGS = {
 }
 ARMS = (
     Arm(CARELESS, "careless", {}),
-    Arm("replay", "replay", {"late": (0.2, 0.4), "early": (0.4, 0.6)}),
-    Arm("l2_sp", "L2-SP", {"late": (0.01, 0.03), "early": (0.01, 0.1)}),
-    Arm("ewc", "EWC", {"late": (100.0, 1000.0), "early": (100.0, 1000.0)}),
-    Arm("guard", "ForgettingGuard", {"late": (0.15, 0.6), "early": (0.15, 0.6)}),
+    Arm("replay", "replay", {"high": (0.4,), "early": (0.4, 0.6)}),
+    Arm("l2_sp", "L2-SP", {"high": (0.01,), "early": (0.01, 0.1)}),
+    Arm("ewc", "EWC", {"high": (1000.0, 3000.0), "early": (100.0, 1000.0)}),
+    Arm("guard", "ForgettingGuard", {"high": (0.15,), "early": (0.15, 0.6)}),
+    Arm("guard_lower", "ForgettingGuard, lower_rate", {"high": (0.15,), "early": (0.15,)}),
 )
 
 

@@ -162,7 +162,7 @@ def _ending(setting: Setting, one: Found, x: int, y: int) -> list[str]:
     """Where the guard's kept weights are from, and what all seeds came to on the samples of the verdict."""
     outcome = next((trial["outcome"] for trial in one.trials if trial["curve"]), {})
     parts = []
-    if one.name == "guard" and "kept_step" in outcome:
+    if one.name.startswith("guard") and "kept_step" in outcome:
         at = x + _PLOT * outcome["kept_step"] / setting.steps
         parts.append(f'<line x1="{at:.1f}" y1="{y}" x2="{at:.1f}" y2="{y + _HEIGHT}" stroke="#2f855a"/>')
     gained, lost = one.spread(gain), one.spread(loss)

@@ -125,6 +125,9 @@ class GuardingSection(Section):
     samples: int = Field(64, ge=1, description="frozen samples of a suite at a look, at most")
     cost: float = Field(0.15, gt=0, description="most of the training's compute that looks may take")
     patience: int = Field(1, ge=1, description="looks in a row that must show a regression before training stops")
+    on_regression: Literal["stop", "lower_rate"] = Field(
+        "stop", description="lower_rate: go on from the kept weights at a third of the learning rate"
+    )
 
 
 class ForgettingSection(Section):

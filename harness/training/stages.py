@@ -313,6 +313,8 @@ def _outcome(state: Any, callbacks: Sequence[Any], *, best: bool) -> dict[str, A
             outcome["broken"] = True
         if hasattr(callback, "looks"):
             outcome["looks"], outcome["looks_share"] = len(callback.looks), round(callback.share, 4)
+            if callback.lowered:
+                outcome["rate_lowered"] = callback.lowered
             if callback.regressed is not None:
                 kept = callback.kept_step
                 what = f"the weights of step {kept} are kept" if kept else "the weights are those of the start again"

@@ -68,7 +68,7 @@ def callbacks(
         chosen.append(
             ForgettingGuard(
                 gate, every=watch.every, samples=watch.samples, cost=watch.cost, patience=watch.patience,
-                baseline=baseline,
+                baseline=baseline, on_regression=watch.on_regression,
             )
         )  # fmt: skip
     return chosen

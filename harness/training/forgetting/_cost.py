@@ -9,7 +9,6 @@ scoring, deciding and smaller batches come with it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from typing import Any
 
 LOOK_PRICE = 1.4
 """Measured in processor seconds on the demo model (`benchmarks/forgetting.py --cost`): 1.26, and some room."""
-
-FEWEST_LOOKS = 4  # a look that finds forgetting late saves little, so looks are made smaller before they are made rarer
 
 
 class Meter:
@@ -68,15 +65,25 @@ def step_cost(model: Any) -> float:
 
 @dataclass(frozen=True, slots=True)
 class LookPlan:
-    """A look at every `stride`-th point, `looks` in all, with at most `samples` of every suite."""
+    """`looks` spread over `points` of the training, the last at its end, with `samples` of every suite at each."""
 
-    stride: int
+    points: int
     looks: int
     samples: int
 
+    def due(self, point: int) -> bool:
+        """Whether there is a look at this point, from 1."""
+        return point <= self.points and point * self.looks // self.points > (point - 1) * self.looks // self.points
 
-def plan_looks(points: int, samples: int, full: float, budget: float, *, smallest: int) -> LookPlan | None:
+
+def plan_looks(
+    points: int, samples: int, full: float, budget: float, *, smallest: int, suites: int = 1
+) -> LookPlan | None:
     """The looks that a budget allows; None where not even one of the smallest can be paid.
+
+    Looks are made smaller first and then fewer: between two looks that are far apart everything can be lost, and a
+    small look goes on with what does worse than is tolerated. For that, room is left to ask one suite of each look to
+    the end, or, of few suites, one in every fourth look.
 
     Fixed before the first look, and from costs alone, so that the error level of a look does not depend on what an
     earlier look has seen.
@@ -84,25 +91,19 @@ def plan_looks(points: int, samples: int, full: float, budget: float, *, smalles
     Args:
         points: at how many points of the training a look could be made.
         samples: of a suite, at a look, wanted.
-        full: what such a look is expected to cost.
+        full: what a look at all of them is expected to cost.
         budget: what all looks together may cost.
         smallest: samples below which a look could not show even a skill that is lost altogether; a look that is made
             smaller keeps a multiple of it.
+        suites: how many are asked.
     """
-    affordable = min(float(points), budget / full) if full else float(points)
-    wanted = min(points, max(int(affordable), FEWEST_LOOKS))
-    found = _spread(points, wanted, samples, affordable, smallest)
-    if found is None:  # fewer than wanted then, of the smallest size
-        found = _spread(points, int(affordable * samples / smallest), samples, affordable, smallest)
-    return found
+    smallest = min(smallest, samples)
 
+    def price(size: int) -> float:
+        return full * (size + (samples - size) / max(suites, 4)) / samples
 
-def _spread(points: int, wanted: int, samples: int, affordable: float, smallest: int) -> LookPlan | None:
-    """About `wanted` looks at equal distances, as large as can be paid; None if that is smaller than `smallest`."""
-    if wanted < 1 or points < 1:
+    looks = min(points, int(budget / price(smallest))) if full else points
+    if not looks:
         return None
-    stride = math.ceil(points / min(wanted, points))
-    looks = points // stride
-    size = min(samples, int(samples * affordable / looks))
-    size = size if size == samples else size // smallest * smallest
-    return LookPlan(stride, looks, size) if size >= min(smallest, samples) else None
+    sizes = (samples, *range(samples // smallest * smallest, 0, -smallest))
+    return LookPlan(points, looks, next(size for size in sizes if looks * price(size) <= budget or size == smallest))

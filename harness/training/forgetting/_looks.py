@@ -5,7 +5,14 @@ and no evidence is carried over. Each look is a test of its own, of the gate's n
 look is anytime-valid, so it is looked at after every chunk and ends as soon as everything is decided. With k guards
 and L looks, fixed before the first of them, "regressed" is tested at α/(k·L); so a training none of whose
 checkpoints has regressed is stopped with probability at most α in all (union bound: it needs no independence, and
-all looks may ask the same samples). A look that is not made spends nothing.
+all looks may ask the same samples). A look that is not made spends nothing. That is about the first regression that is
+shown: until then the weights depend on no look. A training that then goes on from kept weights has looks at the same
+level, but at weights that a look has helped to choose.
+
+**Where it asks on.** A look costs most where there is nothing to see, so it begins small, and goes on only with the
+suites in which some guard's mean is at its margin or beyond it, the worst first. Whether to go on is decided from what
+was seen, and an anytime-valid test allows that: the level of "regressed" holds whatever the reason to ask on or to
+stop. What is given up is power against losses so small or so rare that none shows in the beginning of a look.
 
 **Which samples.** The first of an order that is the guard's own: derived as the gate's is, from the frozen content and
 the policy, but of another seed. Given the checkpoint that a training leaves, whatever looks have made of it, the gate's
@@ -19,6 +26,7 @@ ones; those of suites whose samples are a stream.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -168,32 +176,50 @@ class Watch:
     def look(
         self, subject: Subject, step: int, *, looks: int, samples: int, affords: Callable[[float], bool]
     ) -> Look | None:
-        """Ask until every guard is decided, `samples` of a suite were asked, or no more can be afforded.
+        """Ask `samples` of every suite, and go on with those that do worse than is tolerated; see the module.
 
         Args:
             subject: the model as it is now.
             step: for the record.
             looks: L of the module, fixed before the first look.
-            samples: most of a suite.
-            affords: told the share of a full look that comes next; false ends the look.
+            samples: of every suite, unless its guards are decided before; of one that goes on, up to all of a look's.
+            affords: told the share of a full look that comes next; false keeps it from being asked.
 
         Returns:
-            None where not a single chunk could be afforded.
+            None where not a single chunk of every suite could be afforded.
         """
         states = [SuiteState(state.suite, state.samples) for state in self.suites]
-        whole = sum(len(samples) for _, samples in self.asked)
+        found: list[Comparison] = []
         waiting = states
-        while waiting:
-            chunks = [(state, state.next_chunk(_SCHEDULE)) for state in waiting]
-            if not affords(sum(len(chunk) for _, chunk in chunks) / whole):
-                break
+        while chunks := self._paid(waiting, affords):
+            if len(chunks) < len(states) and not found:
+                return None
             self._ask(subject, chunks)
             found = self._compare(states, looks)
             if any(c.outcome == "regressed" for c in found):
                 break
-            waiting = [s for s in waiting if s.done < _end(s, samples) and _open(s, found)]
-        asked = sum(state.done for state in states)
-        return Look(step, tuple(self._compare(states, looks)), asked) if asked else None
+            waiting = self._going_on(states, found, samples)
+        return Look(step, tuple(found), sum(state.done for state in states)) if found else None
+
+    def _paid(
+        self, waiting: Sequence[SuiteState], affords: Callable[[float], bool]
+    ) -> list[tuple[SuiteState, Sequence[Sample]]]:
+        """The next chunk of each suite, as far down the list as can be afforded."""
+        chunks = [(state, state.next_chunk(_SCHEDULE)) for state in waiting]
+        whole = sum(len(samples) for _, samples in self.asked)
+        parts = itertools.accumulate(len(chunk) / whole for _, chunk in chunks)
+        return [chunk for chunk, _ in zip(chunks, itertools.takewhile(affords, parts), strict=False)]
+
+    def _going_on(self, states: Sequence[SuiteState], found: Sequence[Comparison], samples: int) -> list[SuiteState]:
+        """The suites that are asked more, the one that does worst first."""
+        room = {state.suite.name: _room(state, found) for state in states}
+        open_states = [
+            state
+            for state in states
+            if state.done < _end(state, samples if room[state.suite.name] > 0 else self.samples)
+            and any(c.outcome == "undecided" for c in found if c.suite == state.suite.name)
+        ]
+        return sorted(open_states, key=lambda state: room[state.suite.name])
 
     def _ask(self, subject: Subject, chunks: Sequence[tuple[SuiteState, Sequence[Sample]]]) -> None:
         groups = [(state, x, state.suite.requests(x, subject)) for state, chunk in chunks for x in chunk]
@@ -228,8 +254,14 @@ def _end(state: SuiteState, samples: int) -> int:
     return walk.done
 
 
-def _open(state: SuiteState, found: Sequence[Comparison]) -> bool:
-    return any(c.outcome == "undecided" for c in found if c.suite == state.suite.name)
+def _room(state: SuiteState, found: Sequence[Comparison]) -> float:
+    """How far the worst open guard of a suite is from its margin: 0 or less where it is there, or cannot be told."""
+    known = [
+        0.0 if c.reason or c.difference is None else c.margin + c.difference
+        for c in found
+        if c.suite == state.suite.name and c.outcome == "undecided"
+    ]
+    return min(known, default=math.inf)
 
 
 def _distinct_tokens(prompts: Sequence[tuple[int, ...]]) -> int:

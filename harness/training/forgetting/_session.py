@@ -38,6 +38,7 @@ class Settings:
     cost: float
     baseline: Literal["start", "gate"]
     patience: int
+    on_regression: Literal["stop", "lower_rate"] = "stop"
 
 
 class Session:
@@ -55,6 +56,7 @@ class Session:
         self.looks: list[Look] = []
         self.streak = 0  # looks in a row, up to now, that showed a regression
         self.kept_step = 0
+        self.lowered = 0  # times that the training went back to the kept weights at a lower rate
         self._kept_loss: float | None = None
         self._plan: LookPlan | None = None
         self._hopeless = False
@@ -73,14 +75,14 @@ class Session:
         return self._meter.share
 
     @property
-    def stopped(self) -> bool:
+    def shown(self) -> bool:
         """Whether as many looks in a row have shown a regression as it takes."""
         return self.streak >= self._settings.patience
 
     def look(self, step: int, of: int, model: Any, point: int, loss: float | None) -> None:
         """Look at the model after `step` of `of` steps, if a look is due at this point and can be paid."""
         plan = self._planned(step, of)
-        if plan is None or point % plan.stride or point // plan.stride > plan.looks:
+        if plan is None or not plan.due(point):
             return
         subject = self._asking.present(model, step)
         with undisturbed(model), self._meter.look():
@@ -89,6 +91,17 @@ class Session:
             self._write("skipped", step, reason="looks have already cost what they may", share=self.share)
         else:
             self._judge(replace(look, loss=loss), model)
+
+    def go_back(self, step: int, model: Any) -> None:
+        """Put the kept weights back, for the training to go on from them; the caller lowers its rate."""
+        self._kept.restore(model)
+        self.streak = 0
+        self.lowered += 1
+        _log.warning(
+            "ForgettingGuard: step %d goes on from the weights of step %d, at a lower rate", step, self.kept_step
+        )
+        self._write("back", step, kept_step=self.kept_step)
+        self._store()
 
     def end(self, step: int, model: Any) -> bool:
         """The training is over: put the kept weights back where the last look showed a regression, and say so."""
@@ -148,7 +161,7 @@ class Session:
             return self._plan
         budget = self._settings.cost * self._meter.trained / step * of
         wanted = self._points, self._watch.samples
-        self._plan = plan_looks(*wanted, self._full, budget, smallest=CHUNK)
+        self._plan = plan_looks(*wanted, self._full, budget, smallest=CHUNK, suites=len(self._watch.suites))
         if self._plan is None:
             self._hopeless = True
             said = f"a look costs {self._full:.0f} passes of a token, and all of them may cost {budget:.0f}"
@@ -157,7 +170,7 @@ class Session:
         elif (self._plan.looks, self._plan.samples) != wanted:
             _log.warning(
                 "ForgettingGuard: to keep to %g %% of the training's compute, %d looks of %d samples a suite instead "
-                "of %d of %d",
+                "of %d of %d; suites that do worse than tolerated are asked further",
                 100 * self._settings.cost, self._plan.looks, self._plan.samples, *wanted,
             )  # fmt: skip
         self._store()
@@ -171,7 +184,7 @@ class Session:
             _log.warning(
                 "ForgettingGuard: step %d has regressed: %s. %s the weights of step %d",
                 look.step, "; ".join(map(_sentence, look.regressed)),
-                "Training stops and goes back to" if self.stopped else "Training goes on; kept are", self.kept_step,
+                "Training goes back to" if self.shown else "Training goes on; kept are", self.kept_step,
             )  # fmt: skip
         elif look.clear and self._better(look.loss):
             self._kept.save(model)
@@ -201,7 +214,8 @@ class Session:
             {
                 "baseline": self._fingerprint, "trained": self._meter.trained, "looked": self._meter.looked,
                 "kept_step": self.kept_step, "kept_loss": self._kept_loss, "streak": self.streak,
-                "plan": [plan.stride, plan.looks, plan.samples] if plan else None,
+                "lowered": self.lowered,
+                "plan": [plan.points, plan.looks, plan.samples] if plan else None,
             },
         )  # fmt: skip
 
@@ -214,6 +228,7 @@ class Session:
             )
         stored: Mapping[str, Any] = read_json(path)
         self.kept_step, self._kept_loss, self.streak = stored["kept_step"], stored["kept_loss"], stored["streak"]
+        self.lowered = stored["lowered"]
         self._plan = LookPlan(*stored["plan"]) if stored["plan"] else None
         return stored
 

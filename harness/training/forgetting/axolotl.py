@@ -13,7 +13,7 @@ axolotl imports this module by that name and calls every hook of every plugin, s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,6 +36,10 @@ class GuardKeys(BaseModel):
     every: int | None = Field(None, ge=1, description="steps between looks; default: at every evaluation")
     samples: int = Field(64, ge=1, description="frozen samples of a suite at a look, at most")
     cost: float = Field(0.15, gt=0, description="most of the training's compute that looks may take")
+    patience: int = Field(1, ge=1, description="looks in a row that must show a regression before training stops")
+    on_regression: Literal["stop", "lower_rate"] = Field(
+        "stop", description="lower_rate: go on from the kept weights at a third of the learning rate"
+    )
 
 
 class ForgettingGuardArgs(BaseModel):
@@ -65,4 +69,4 @@ class ForgettingGuardPlugin(BasePlugin):  # type: ignore[misc]  # a class of ano
         keys = given if isinstance(given, GuardKeys) else GuardKeys.model_validate(dict(given))
         from harness.training.forgetting.guard import ForgettingGuard  # loads transformers
 
-        return [ForgettingGuard(Path(keys.gate), every=keys.every, samples=keys.samples, cost=keys.cost)]
+        return [ForgettingGuard(Path(keys.gate), **keys.model_dump(exclude={"gate"}))]

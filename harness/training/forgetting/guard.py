@@ -7,6 +7,10 @@ the weights of the best checkpoint that had not regressed: the one of lowest val
 sets the first), or of lowest training loss where nothing is validated, or the latest where no loss is logged. A
 training in which nothing is shown is bit for bit what it would have been without the guard.
 
+With `on_regression="lower_rate"` the training is not stopped: it goes on from the kept weights, with an optimiser begun
+anew, at a third of the learning rate from there to the end of the schedule, and so again at the next regression. So a
+training whose rate was too high ends with the new skill learned at a lower one. The number of steps stays what it was.
+
 *Baseline.* Of a `PeftModel`, the model with its adapter switched off. Of any other, the model before its first step;
 `baseline="gate"` takes the gate's own instead (loaded once, asked, closed), for a later stage of a sequence.
 
@@ -31,6 +35,7 @@ from transformers import TrainerCallback
 from harness.config import LoadedConfig, load_gate
 from harness.training.forgetting._looks import Look, Watch
 from harness.training.forgetting._model import broadcast, refuse_sharded
+from harness.training.forgetting._rate import lower, refuse_unknown
 from harness.training.forgetting._session import FOLDER, LOOKS, Session, Settings
 
 _LOOKS_UNASKED = 10  # in a training that evaluates nothing
@@ -48,6 +53,7 @@ class ForgettingGuard(TrainerCallback):  # type: ignore[misc]  # transformers is
         cost: float = 0.15,
         patience: int = 1,
         baseline: Literal["start", "gate"] = "start",
+        on_regression: Literal["stop", "lower_rate"] = "stop",
     ) -> None:
         """Read the gate and its frozen sets; no model is touched.
 
@@ -56,17 +62,17 @@ class ForgettingGuard(TrainerCallback):  # type: ignore[misc]  # transformers is
             every: steps between looks; None is at every evaluation, or ten times where the trainer evaluates nothing.
             samples: frozen samples of a suite at a look, at most.
             cost: compute of looks over compute of training, at most; looks are made smaller, then fewer, to keep it.
-            patience: looks in a row that must show a regression before training stops. With replay a skill can be
-                lost for a while and come back. Whatever it is, weights that the last look showed to have regressed
-                are not what training ends with.
-            baseline: see the module.
+            patience: looks in a row that must show a regression before training stops, or goes back. With replay a
+                skill can be lost for a while and come back. Whatever it is, weights that the last look showed to have
+                regressed are not what training ends with.
+            baseline, on_regression: see the module.
 
         Raises:
             UsageError, LockError: as `harness gate` raises them, or nothing in the gate can be looked at.
         """
         loaded = gate if isinstance(gate, LoadedConfig) else load_gate(Path(gate))
         self._watch = Watch.of(loaded, samples)
-        self._settings = Settings(loaded, cost, baseline, patience)
+        self._settings = Settings(loaded, cost, baseline, patience, on_regression)
         self._every = every
         self._session: Session | None = None
         self._running = self._stopped = False
@@ -89,6 +95,11 @@ class ForgettingGuard(TrainerCallback):  # type: ignore[misc]  # transformers is
         return self._session.kept_step if self._session else 0
 
     @property
+    def lowered(self) -> int:
+        """How often the training went back to the kept weights at a lower rate."""
+        return self._session.lowered if self._session else 0
+
+    @property
     def share(self) -> float:
         """Compute of looks over compute of training."""
         return self._session.share if self._session else 0.0
@@ -97,6 +108,8 @@ class ForgettingGuard(TrainerCallback):  # type: ignore[misc]  # transformers is
         """Ask the baseline and keep the starting weights."""
         model = given["model"]
         refuse_sharded(args, model, "ForgettingGuard")
+        if self._settings.on_regression == "lower_rate":
+            refuse_unknown(given.get("lr_scheduler"))
         if self._running and self._session is not None:
             self._session.abandon()
         self._running, self._stopped, self._done_points, self._loss = True, False, 0, {}
@@ -108,14 +121,14 @@ class ForgettingGuard(TrainerCallback):  # type: ignore[misc]  # transformers is
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Look, where looks have steps of their own; when the trainer evaluates at this step too, after that."""
         if self._steps and not control.should_evaluate:
-            self._maybe_look(args, state, control, given["model"])
+            self._maybe_look(args, state, control, given)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **given: Any) -> None:
         """Look, with the validation loss at hand."""
         losses = [value for key, value in (metrics or {}).items() if key.startswith("eval") and key.endswith("loss")]
         if losses:
             self._loss["validation"] = float(metrics.get("eval_loss", losses[0]))
-        self._maybe_look(args, state, control, given["model"])
+        self._maybe_look(args, state, control, given)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
         """Remember the training loss."""
@@ -147,18 +160,29 @@ class ForgettingGuard(TrainerCallback):  # type: ignore[misc]  # transformers is
             return step // self._steps if step % self._steps == 0 else 0
         return math.ceil(float(state.epoch) - 1e-6)
 
-    def _maybe_look(self, args: Any, state: Any, control: Any, model: Any) -> None:
-        """Look if this is a point that has not been yet, and stop the training if that is what it comes to."""
+    def _maybe_look(self, args: Any, state: Any, control: Any, given: Mapping[str, Any]) -> None:
+        """Look if this is a point that has not been yet, and stop the training or go back if it comes to that."""
         point = self._point(state) if self._running and not self._stopped else 0
         if point <= self._done_points:
             return
         self._done_points = point
         if self._session is not None:
             loss = self._loss.get("validation", self._loss.get("training"))
-            self._session.look(int(state.global_step), int(state.max_steps), model, point, loss)
-        self._stopped = self._agree(args, self._session is not None and self._session.stopped)
-        if self._stopped:
-            control.should_training_stop = True
+            self._session.look(int(state.global_step), int(state.max_steps), given["model"], point, loss)
+        if not self._agree(args, self._session is not None and self._session.shown):
+            return
+        if self._settings.on_regression == "lower_rate" and state.global_step < state.max_steps:
+            self._go_back(args, state, given)
+        else:
+            self._stopped = control.should_training_stop = True
+
+    def _go_back(self, args: Any, state: Any, given: Mapping[str, Any]) -> None:
+        """Every process goes on from the kept weights at a lower rate."""
+        if self._session is not None:
+            self._session.go_back(int(state.global_step), given["model"])
+        if args.world_size > 1:
+            broadcast(given["model"])
+        lower(given["optimizer"], given["lr_scheduler"])
 
     def _agree(self, args: Any, decided: bool) -> bool:
         """What the first process has decided, in every process."""
