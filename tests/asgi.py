@@ -53,7 +53,7 @@ class Asgi:
         """Send a request; a list of bytes comes piece by piece, and with `gone` the client leaves before its end."""
         parts = [body] if isinstance(body, bytes) else list(body)
         named = headers.items() if isinstance(headers, Mapping) else headers
-        raw = [n if isinstance(n, tuple) else n for n in ((_bytes(n).lower(), _bytes(v)) for n, v in named)]
+        raw = [(_bytes(n).lower(), _bytes(v)) for n, v in named]
         if not any(n == b"host" for n, _ in raw):
             raw.insert(0, (b"host", b"127.0.0.1:4318"))
         if isinstance(body, bytes) and body and not any(n == b"content-length" for n, _ in raw):

@@ -46,6 +46,12 @@ def freeze(
     feedback: Annotated[str, typer.Option(help="Name of the feedback that says whether an answer was liked.")] = "",
     liked_at: Annotated[float | None, typer.Option(help="Score from which on that feedback means liked.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Length of answers where a call recorded none.")] = 1024,
+    allow_images: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Host that pictures may be fetched from, by https and by this exact name; repeat. None by default."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Draw a sample of stored calls by whole sessions, write it as a golden set, and lock it."""
@@ -56,7 +62,7 @@ def freeze(
     options = FreezeOptions(
         name, version, samples, tenant, _days(days), tuple(model or ()), tuple(by or DEFAULT), at_least,
         per_session or None, per_user or None, likeness, seed, tuple(training or ()), greedy,
-        Liking(feedback, liked_at), max_tokens,
+        Liking(feedback, liked_at), max_tokens, tuple(allow_images or ()),
     )  # fmt: skip
     with Store.open(store, create=False) as opened:
         opened.compact(wait=False)

@@ -24,7 +24,14 @@ from harness.metrics import _calls
 from harness.records import Check, Estimand, Generate, Message, MetricSpec, Output, Request, Sample, Score, content_hash
 from harness.subjects import Subject
 from harness.suites import AnsweredPair, Plain, ScorePair, SuiteContext, _replayed
-from harness.suites._frozen import canonical, lock_check, locked, request, training_check
+from harness.suites._frozen import (
+    canonical,
+    lock_check,
+    locked,
+    request,
+    training_check,
+    without_pictures,
+)
 
 _DEFAULT = ("complied", "finished", "format", "valid_calls", "recorded_calls", "liked")
 
@@ -40,6 +47,7 @@ class Options(BaseModel):
     max_seconds: float = Field(60.0, gt=0, description="slower than this is no worse (bounds `seconds`)")
     max_output_tokens: int = Field(8_192, ge=1, description="longer than this is no worse (bounds `output_tokens`)")
     max_steps: int = Field(8, ge=1, description="answers to one call, tool results told in between")
+    pictures: bool = Field(True, description="false leaves out calls with pictures, which no local text model takes")
 
     @field_validator("metrics")
     @classmethod
@@ -61,30 +69,34 @@ class ShadowSuite(Plain):
         self._golden, self._options, self._context = golden, options, context
         known = _replayed.checks(options.max_seconds, options.max_output_tokens)
         asked = {name: known[name] for name in options.metrics}
+        self._samples = [s for s in golden.samples if options.pictures or not s.shows_pictures]
         # A metric that concerns no call of this set could only ever be undecided.
-        self._checks = {n: c for n, c in asked.items() if any(map(c.concerns, golden.samples))}
+        self._checks = {n: c for n, c in asked.items() if any(map(c.concerns, self._samples))}
         if not self._checks:
             raise DataError(f"{golden.reference}: none of {', '.join(asked)} concerns any of its calls")
         self.metrics: Mapping[str, MetricSpec] = {name: check.spec for name, check in self._checks.items()}
 
     def digest(self) -> str:
         """SHA-256 over the set's files and every option."""
-        options = self._options.model_dump(mode="json", exclude={"root"})
+        # What was asked before there were pictures keeps its digest, and with it the runs that can be resumed.
+        options = self._options.model_dump(
+            mode="json", exclude={"root", *(("pictures",) if self._options.pictures else ())}
+        )
         return content_hash({"set": self._golden.digest, "options": options})
 
     def samples(self) -> Sequence[Sample]:
-        """All calls of the set, in file order."""
-        return self._golden.samples
+        """All calls of the set that are asked, in file order."""
+        return self._samples
 
     def concerns(self, metric: str, sample: Sample) -> bool:
         """Whether a metric can be asked of a call."""
         return self._checks[metric].concerns(sample)
 
     def checks(self) -> Sequence[Check]:
-        """Lock intact; no training row among the calls."""
+        """Lock intact; no training row among the calls; how many are not asked, because a model takes no pictures."""
         golden, trained = self._golden, self._context.training_files
         overlap = [training_check(trained, golden.samples, golden.reference)] if trained else []
-        return [lock_check(golden), *overlap]
+        return [lock_check(golden), *overlap, *without_pictures(golden, self._samples)]
 
     def requests(self, sample: Sample, subject: Subject) -> tuple[Request, ...]:
         """The call as it was asked."""

@@ -71,8 +71,9 @@ def write_gate(path: Path, replay: Replay) -> LoadedConfig:
         LockError, DataError: the set is not frozen, or does not exist.
         StorageError: it cannot be written.
     """
-    goldens.load(replay.root, replay.set)
-    text = _HEADER + str(yaml.safe_dump(document(path.parent, replay), sort_keys=False, allow_unicode=True, width=110))
+    golden = goldens.load(replay.root, replay.set)
+    made = document(path.parent, replay, pictures=any(sample.shows_pictures for sample in golden.samples))
+    text = _HEADER + str(yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=110))
     try:
         if path.exists():
             if path.read_text(encoding="utf-8") != text:
@@ -88,10 +89,14 @@ def write_gate(path: Path, replay: Replay) -> LoadedConfig:
 _HEADER = "# Written by `harness shadow replay`; `harness gate` runs it too.\n"
 
 
-def document(folder: Path, replay: Replay) -> dict[str, Any]:
-    """What a gate.yaml in `folder` says of a replay; its paths are relative to that folder."""
+def document(folder: Path, replay: Replay, *, pictures: bool = False) -> dict[str, Any]:
+    """What a gate.yaml in `folder` says of a replay; its paths are relative to that folder.
+
+    A local model reads texts: of a set with `pictures`, calls that show some are asked where both sides are served.
+    """
     root = _place(folder, replay.root)
-    suites: list[dict[str, Any]] = [{"kind": "shadow", "set": replay.set, "root": root, **_compared(replay)}]
+    asked = {"pictures": False} if pictures and not (replay.baseline.url and replay.candidate.url) else {}
+    suites: list[dict[str, Any]] = [{"kind": "shadow", "set": replay.set, "root": root, **asked, **_compared(replay)}]
     if replay.judge is not None:
         suites.append(_judged(replay.judge, replay.set, root))
     return {
