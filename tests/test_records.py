@@ -109,7 +109,14 @@ def test_request_hash_is_that_of_all_fields() -> None:
         assert request_hash(request) == content_hash({"kind": type(request).__name__, **values})
 
 
-GIVEN = ("tools", "tool_choice", "response_format", "tool_calls", "tool_call_id", "pictures")  # part of a hash only where given
+GIVEN = (
+    "tools",
+    "tool_choice",
+    "response_format",
+    "tool_calls",
+    "tool_call_id",
+    "pictures",
+)  # part of a hash only where given
 
 
 def test_content_hash_ignores_key_order_and_refuses_nan() -> None:

@@ -14,8 +14,8 @@ from harness.goldens.card import Card
 from harness.goldens.rows import read_samples
 from harness.records import Generate
 from harness.suites._frozen import request
-from harness.traces.freezing._results import results_for
 from harness.traces.freezing._album import Album, LeftOut
+from harness.traces.freezing._results import results_for
 from harness.traces.freezing._rows import RowOptions, line_of, row_of, sample_of
 from harness.traces.normal import normalise
 from harness.traces.records import Call, ChatMessage, Parameters, Part, Tool, ToolCall

@@ -25,6 +25,7 @@ from harness.traces.freezing._album import Album, LeftOut
 from harness.traces.freezing._drawing import COLUMNS, Drawing, Session, quotas
 from harness.traces.freezing._feedback import Liking
 from harness.traces.freezing._fetching import hosts_of
+from harness.traces.freezing._late import LateFeedback
 from harness.traces.freezing._near import Near
 from harness.traces.freezing._results import results_for
 from harness.traces.freezing._rows import Row, RowOptions, asked_last, line_of, pictures_of, row_of, sample_of
@@ -149,6 +150,7 @@ class _Draw:
         self.shares = self._drawing.shares()
         self._room = quotas(self.shares, options.samples, options.at_least)
         self._near = Near(options.likeness)
+        self._late = LateFeedback(store)
         self._users: Counter[str] = Counter()
         self._requests: set[tuple[int, str]] = set()
         self._spare: list[_Item] = []
@@ -212,7 +214,7 @@ class _Draw:
     def _read(self, batch: Sequence[Session]) -> list[_Item]:
         """The calls of sessions that can be frozen, in order; the others are counted."""
         rows = [row for session in batch for row in (*session.eligible, *session.helpers)]
-        calls = dict(zip(rows, self._store.fetch(self.table.take(rows)), strict=True))
+        calls = dict(zip(rows, self._late.added(list(self._store.fetch(self.table.take(rows)))), strict=True))
         items = []
         for session in batch:
             if session.capped:
