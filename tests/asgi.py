@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from tests.receiving import Answer
 
@@ -60,7 +61,7 @@ class Asgi:
             raw.append((b"content-length", str(len(body)).encode()))
         scope = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": method,
-            "scheme": "http", "path": path, "raw_path": path.encode("utf-8", "surrogatepass"), "query_string": query,
+            "scheme": "http", "path": path, "raw_path": quote(path).encode(), "query_string": query,
             "root_path": "", "headers": raw, "client": ("127.0.0.1", 50000), "server": ("127.0.0.1", 4318), "state": {},
         }  # fmt: skip
         return self.run(self._exchange(scope, parts, gone))

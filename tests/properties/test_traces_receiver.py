@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ import pytest
 import zstandard
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -31,11 +28,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from harness.traces.receiver import Limits, add_token, build, intake, read_tokens
 from harness.traces.store import Store, StoreOptions
 from tests.asgi import Asgi
+from tests.endpoint_fuzz import Odd, fuzzed
 from tests.receiving import JSON, PROTOBUF, Answer
 from tests.trace_requests import chat, logs, traces
 
-EXAMPLES = int(os.environ.get("HARNESS_FUZZ_EXAMPLES", "60"))
-MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 MOST = 2**20
 PATHS = {
     "/v1/traces": (ExportTraceServiceRequest, ExportTraceServiceResponse, traces(chat(), chat())),
@@ -89,31 +85,26 @@ both_kinds = pytest.mark.parametrize("kind", [PROTOBUF, JSON])
 @both_kinds
 @both_paths
 def test_any_bytes(receiver: Receiver, path: str, kind: str) -> None:
-    @MANY
-    @given(st.binary(max_size=200))
-    @example(b"[" * 200_000)
-    @example(b'{"resourceSpans":' * 50_000)
-    @example(b'{"resourceSpans": NaN}')
-    @example(b"\x0a" * 200_000)
-    def ask(body: bytes) -> None:
-        check(receiver.post(body, path, kind), path, kind)
+    def ask(odd: Odd) -> None:
+        check(receiver.post(odd.bytes(200), path, kind), path, kind)
 
-    ask()
+    fuzzed(ask)
+    for deep in (b"[" * 200_000, b'{"resourceSpans":' * 50_000, b'{"resourceSpans": NaN}', b"\x0a" * 200_000):
+        check(receiver.post(deep, path, kind), path, kind)
 
 
 @both_paths
 def test_a_good_request_with_some_bytes_changed(receiver: Receiver, path: str) -> None:
     message, _, good = PATHS[path]
     whole = good.SerializeToString()
-    changes = st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), min_size=1, max_size=4)
 
-    @MANY
-    @given(changes)
-    def ask(changed: list[tuple[int, int]]) -> None:
+    def ask(odd: Odd) -> None:
         body = bytearray(whole)
-        for place, value in changed:
-            body[place] = value
-        answer = receiver.post(gzip.compress(bytes(body), 1), path, PROTOBUF, content_encoding="gzip")
+        for _ in range(1 + odd.below(4)):
+            body[odd.below(len(body))] = odd.below(256)
+        packed = gzip.compress(bytes(body), 1) if odd.chance(0.5) else bytes(body)
+        named = {"content_encoding": "gzip"} if packed != body else {}
+        answer = receiver.post(packed, path, PROTOBUF, **named)
         check(answer, path, PROTOBUF)
         try:
             message.FromString(bytes(body))
@@ -122,77 +113,76 @@ def test_a_good_request_with_some_bytes_changed(receiver: Receiver, path: str) -
         else:
             assert answer.status == 200
 
-    ask()
+    fuzzed(ask)
 
 
-WEIRD = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=10),
-        st.sampled_from(["0" * 32, "f" * 16, "18446744073709551616", "-1", "NaN", "2"]),
-    ),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)),
-    max_leaves=6,
+NAMES = {
+    "/v1/traces": ("resourceSpans", "scopeSpans", "spans"),
+    "/v1/logs": ("resourceLogs", "scopeLogs", "logRecords"),
+}
+WORDS = (
+    "resource", "scope", "attributes", "key", "value", "stringValue", "intValue", "doubleValue", "boolValue",
+    "bytesValue", "arrayValue", "kvlistValue", "values", "events", "links", "status", "code", "name", "timeUnixNano",
+    "traceId", "spanId", "body", "eventName",
 )  # fmt: skip
-VALUE = st.one_of(
-    WEIRD,
-    st.builds(dict, stringValue=WEIRD), st.builds(dict, intValue=WEIRD), st.builds(dict, doubleValue=WEIRD),
-    st.builds(dict, arrayValue=st.builds(dict, values=st.lists(WEIRD, max_size=2))),
-    st.builds(dict, kvlistValue=st.builds(dict, values=st.lists(WEIRD, max_size=2))), st.builds(dict, bytesValue=WEIRD),
+FIELDS = (
+    "parentSpanId", "name", "kind", "startTimeUnixNano", "endTimeUnixNano", "events", "links", "status", "body",
+    "timeUnixNano", "unknown", "droppedAttributesCount", "severityNumber", "eventName",
 )  # fmt: skip
-KEY = st.one_of(st.text(max_size=8), st.just("gen_ai.input.messages"), WEIRD)
-ATTRIBUTE = st.one_of(WEIRD, st.builds(dict, key=KEY, value=VALUE))
-ID = st.one_of(st.just("ab" * 16), st.just("cd" * 8), WEIRD)
-SPAN = st.one_of(WEIRD, st.fixed_dictionaries({"traceId": ID, "spanId": ID}, optional={
-    "parentSpanId": ID, "name": WEIRD, "kind": WEIRD, "startTimeUnixNano": WEIRD, "endTimeUnixNano": WEIRD,
-    "attributes": st.one_of(WEIRD, st.lists(ATTRIBUTE, max_size=3)), "events": WEIRD, "links": WEIRD, "status": WEIRD,
-    "body": VALUE, "timeUnixNano": WEIRD, "unknown": WEIRD,
-}))  # fmt: skip
 
 
-def document(names: tuple[str, str, str]) -> Any:
-    scopes = st.one_of(WEIRD, st.lists(st.fixed_dictionaries({names[2]: st.lists(SPAN, max_size=3)}), max_size=2))
-    groups = st.one_of(
-        WEIRD, st.lists(st.fixed_dictionaries({names[1]: scopes}, optional={"resource": WEIRD}), max_size=2)
-    )
-    return st.fixed_dictionaries({names[0]: groups}, optional={"more": WEIRD})
+def record(odd: Odd) -> Any:
+    """Nearly a span or a log record."""
+    if odd.chance(0.2):
+        return odd.json(WORDS)
+    made = {"traceId": odd.pick(("ab" * 16, "0" * 32, odd.text())), "spanId": odd.pick(("cd" * 8, odd.text()))}
+    made |= {odd.pick(FIELDS): odd.json(WORDS) for _ in range(odd.below(4))}
+    keys = ("gen_ai.input.messages", "gen_ai.operation.name", "user.id", "a")
+    attributes = [
+        {
+            "key": odd.pick(keys),
+            "value": {odd.pick(WORDS[5:12]): odd.json(WORDS)} if odd.chance(0.8) else odd.json(WORDS),
+        }
+        for _ in range(odd.below(4))
+    ]
+    return {**made, "attributes": attributes if odd.chance(0.9) else odd.json(WORDS)}
 
 
-@pytest.mark.parametrize(
-    ("path", "names"),
-    [
-        ("/v1/traces", ("resourceSpans", "scopeSpans", "spans")),
-        ("/v1/logs", ("resourceLogs", "scopeLogs", "logRecords")),
-    ],
-)
-def test_documents_that_are_nearly_otlp(receiver: Receiver, path: str, names: tuple[str, str, str]) -> None:
-    @MANY
-    @given(document(names))
-    def ask(value: Any) -> None:
-        check(receiver.post(json.dumps(value).encode(), path, JSON), path, JSON)
-
-    ask()
+def document(odd: Odd, path: str) -> Any:
+    """Nearly an export request."""
+    groups, scopes, records = NAMES[path]
+    scope = {records: [record(odd) for _ in range(odd.below(4))] if odd.chance(0.9) else odd.json(WORDS)}
+    group = {scopes: [scope] if odd.chance(0.9) else odd.json(WORDS), "resource": odd.json(WORDS)}
+    return {groups: [group] if odd.chance(0.95) else odd.json(WORDS), "more": odd.json(WORDS, 2)}
 
 
-ENCODINGS = st.sampled_from(["", "identity", "gzip", "x-gzip", "GZIP", "deflate", "zstd", "br", "gzip, gzip", "é"])
-KINDS = st.sampled_from([PROTOBUF, JSON, JSON + "; charset=utf-8", "text/plain", "", "APPLICATION/JSON", ";"])
-LENGTHS = st.sampled_from(["", "0", "1", "-1", "9" * 30, "x", "٣", "10000000"])
+@both_paths
+def test_documents_that_are_nearly_otlp(receiver: Receiver, path: str) -> None:
+    def ask(odd: Odd) -> None:
+        check(receiver.post(json.dumps(document(odd, path)).encode(), path, JSON), path, JSON)
+
+    fuzzed(ask)
+
+
+ENCODINGS = ("", "identity", "gzip", "x-gzip", "GZIP", "deflate", "zstd", "br", "gzip, gzip", "é")
+KINDS = (PROTOBUF, JSON, JSON + "; charset=utf-8", "text/plain", "", "APPLICATION/JSON", ";")
+LENGTHS = ("", "", "0", "1", "-1", "9" * 30, "x", "\xb2", "10000000")
 
 
 @both_paths
 def test_headers_that_contradict_the_body(receiver: Receiver, path: str) -> None:
     """Encodings, types, lengths and tenants that are not what the body is; bodies in pieces, cut off, or bombs."""
-    bodies = st.binary(max_size=60) | st.sampled_from([
+    bodies = (
         b"", b"{}", PATHS[path][2].SerializeToString(), gzip.compress(b"{}"), gzip.compress(gzip.compress(b"{}")),
         *BOMBS.values(), BOMBS["gzip"][:100], b"\x1f\x8b" * 20,
-    ])  # fmt: skip
+    )  # fmt: skip
 
-    @MANY
-    @given(bodies, ENCODINGS, KINDS, LENGTHS, st.booleans(), st.booleans(), st.sampled_from(["", "default", "other"]))
-    def ask(body: bytes, encoding: str, kind: str, length: str, cut: bool, gone: bool, tenant: str) -> None:
-        headers = {"content-type": kind, "content-encoding": encoding, "x-harness-tenant": tenant}
-        headers |= {"content-length": length} if length else {}
-        parts = [body[:7], body[7:]] if cut else [body]
-        named = {n: v for n, v in headers.items() if v}
+    def ask(odd: Odd) -> None:
+        body, kind, length = odd.pick(bodies) if odd.chance(0.6) else odd.bytes(60), odd.pick(KINDS), odd.pick(LENGTHS)
+        tenant, gone = odd.pick(("", "", "default", "other")), odd.chance(0.2)
+        headers = {"content-type": kind, "content-encoding": odd.pick(ENCODINGS), "x-harness-tenant": tenant}
+        named = {n: v for n, v in (headers | {"content-length": length}).items() if v}
+        parts = [body[:7], body[7:]] if odd.chance(0.5) else [body]
         answer = receiver.app.request("POST", path, parts, named, gone=gone)
         spoken = kind.partition(";")[0].strip().lower()
         known = spoken if spoken in (PROTOBUF, JSON) else JSON
@@ -207,7 +197,7 @@ def test_headers_that_contradict_the_body(receiver: Receiver, path: str) -> None
             assert not gone
             receiver.taken += 1
 
-    ask()
+    fuzzed(ask)
 
 
 @both_paths
@@ -223,18 +213,13 @@ def test_numbers_that_json_has_not_are_kept_in_protobuf(receiver: Receiver, numb
     assert receiver.post(body, "/v1/traces", PROTOBUF).status == 200
 
 
-METHODS = st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "X"])
-NAMES = st.sampled_from([
-    b"host", b"authorization", b"sec-fetch-site", b"cookie", b"accept", b"content-type", b"x-harness-tenant", b"range",
-])  # fmt: skip
-VALUES = st.binary(max_size=20) | st.sampled_from([
-    b"127.0.0.1", b"localhost:4318", b"[::1]", b"evil.example", b"Basic Og==", b"Basic \xff", b"Bearer x",
-    b"same-origin", b"cross-site", b"Basic " + b"A" * 40,
-])  # fmt: skip
-QUERIES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=30)  # uvicorn refuses all else itself
-SOMEWHERE = st.sampled_from(["/", "/healthz", "/v1/traces", "/v1/logs", "/v1/metrics", "//", "/..", "/\x00"]) | st.text(
-    st.characters(exclude_categories=["Cs"]), max_size=12
-).map(lambda text: "/" + text)
+METHODS = ("GET", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "X")
+SENT = ("host", "authorization", "sec-fetch-site", "cookie", "accept", "content-type", "x-harness-tenant", "range")
+VALUES = (
+    "127.0.0.1", "localhost:4318", "[::1]", "evil.example", "Basic Og==", "Basic \xff", "Bearer x", "same-origin",
+    "cross-site", "Basic " + "A" * 40,
+)  # fmt: skip
+SOMEWHERE = ("/", "/", "/", "/healthz", "/v1/traces", "/v1/logs", "/v1/metrics", "//", "/..", "/\x00")
 
 
 @pytest.mark.parametrize("with_tokens", [False, True], ids=["loopback", "tokens"])
@@ -244,23 +229,52 @@ def test_the_live_page_and_every_other_address(tmp_path_factory: pytest.TempPath
     store = Store.open(folder / "store", options=StoreOptions(spare=0))
     with Asgi(build(intake(store), tokens)) as app:
 
-        @MANY
-        @given(METHODS, SOMEWHERE, st.lists(st.tuples(NAMES, VALUES), max_size=4), QUERIES)
-        def ask(method: str, path: str, headers: list[tuple[bytes, bytes]], query: str) -> None:
-            answer = app.request(method, path, b"", headers, query=query.encode())
+        def ask(odd: Odd) -> None:
+            method, path = odd.pick(METHODS), odd.pick(SOMEWHERE) if odd.chance(0.7) else "/" + odd.latin()
+            headers = odd.headers(SENT, VALUES)
+            query = bytes(0x21 + odd.below(0x5E) for _ in range(odd.below(30)))  # uvicorn refuses all else itself
+            answer = app.request(method, path, b"", headers, query=query)
             assert answer.status in (200, 400, 401, 403, 404, 405, 415, 307), answer
             if path == "/" and method == "GET":
-                hosts = [v for n, v in headers if n == b"host"]
-                assert answer.status in ((401,) if with_tokens or b"evil.example" in hosts[:1] else (200, 401))
+                strange = with_tokens or headers.get("host") == "evil.example"
+                assert answer.status in ((401,) if strange else (200, 401))
             if answer.status == 200 and path == "/":
                 assert "default-src 'none'" in answer.headers["content-security-policy"]
 
-        ask()
+        fuzzed(ask)
 
 
 def _tokens(folder: Path) -> Any:
     add_token(folder / "tokens", "acme")
     return read_tokens(folder / "tokens")
+
+
+@pytest.mark.parametrize("signal", ["traces", "logs"])
+def test_exports_over_grpc(tmp_path_factory: pytest.TempPathFactory, signal: str) -> None:
+    """The same intake behind gRPC: every answer has a code of OTLP's."""
+    grpc = pytest.importorskip("grpc")
+    from harness.traces.receiver import _grpc
+
+    store = Store.open(tmp_path_factory.mktemp("grpc"), options=StoreOptions(spare=0))
+    into = intake(store, Limits(most_body=MOST, most_wait=60))
+    server, port = _grpc.start(into, None, "127.0.0.1", 0)
+    good = PATHS[f"/v1/{signal}"][2].SerializeToString()
+    service = {"traces": "trace.v1.TraceService", "logs": "logs.v1.LogsService"}[signal]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        export = channel.unary_unary(f"/opentelemetry.proto.collector.{service}/Export")
+
+        def ask(odd: Odd) -> None:
+            body = bytearray(good) if odd.chance(0.5) else bytearray(odd.bytes(200))
+            if body:
+                body[odd.below(len(body))] = odd.below(256)
+            try:
+                PATHS[f"/v1/{signal}"][1].FromString(export(bytes(body)))
+            except grpc.RpcError as error:
+                assert error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+        fuzzed(ask)
+    server.stop(5).wait()
+    into.close()
 
 
 def test_what_was_taken_of_all_this_can_be_compacted_and_counted(receiver: Receiver) -> None:
