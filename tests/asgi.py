@@ -51,6 +51,19 @@ class Asgi:
         query: bytes = b"",
         gone: bool = False,
     ) -> Answer:
+        """The answer to one request, from outside of the loop; see `ask`."""
+        return self.run(self.ask(method, path, body, headers, query=query, gone=gone))
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Sequence[bytes] = b"",
+        headers: Mapping[str, str] | Iterable[tuple[bytes, bytes]] = (),
+        *,
+        query: bytes = b"",
+        gone: bool = False,
+    ) -> Answer:
         """Send a request; a list of bytes comes piece by piece, and with `gone` the client leaves before its end."""
         parts = [body] if isinstance(body, bytes) else list(body)
         named = headers.items() if isinstance(headers, Mapping) else headers
@@ -64,7 +77,7 @@ class Asgi:
             "scheme": "http", "path": path, "raw_path": quote(path).encode(), "query_string": query,
             "root_path": "", "headers": raw, "client": ("127.0.0.1", 50000), "server": ("127.0.0.1", 4318), "state": {},
         }  # fmt: skip
-        return self.run(self._exchange(scope, parts, gone))
+        return await self._exchange(scope, parts, gone)
 
     async def _exchange(self, scope: dict[str, Any], parts: list[bytes], gone: bool) -> Answer:
         waiting = [

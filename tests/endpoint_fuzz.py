@@ -5,13 +5,16 @@ A failing test names the seed.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.asgi import Asgi
 
 _Item = TypeVar("_Item")
 EXAMPLES = int(os.environ.get("HARNESS_FUZZ_EXAMPLES", "60"))
@@ -29,6 +32,25 @@ def fuzzed(check: Callable[[Odd], None]) -> None:
     @given(st.integers(0, 2**40))
     def run(seed: int) -> None:
         check(Odd(seed))
+
+    run()
+
+
+TOGETHER = 32  # requests under way at a time: what is handed from thread to thread is then seldom waited for
+
+
+def fuzzed_together(app: Asgi, check: Callable[[Odd], Awaitable[None]]) -> None:
+    """The same for an application in an event loop, many requests at a time."""
+
+    async def batch(seed: int) -> None:
+        await asyncio.gather(*(check(Odd(seed + number)) for number in range(TOGETHER)))
+
+    @settings(
+        max_examples=-(-EXAMPLES // TOGETHER), deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+    @given(st.integers(0, 2**40))
+    def run(seed: int) -> None:
+        app.run(batch(seed))
 
     run()
 

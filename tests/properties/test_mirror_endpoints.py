@@ -24,7 +24,7 @@ from harness.mirror.ledger import Ledger
 from harness.mirror.link import Link
 from harness.traces.receiver import Tokens, add_token, read_tokens
 from tests.asgi import Asgi
-from tests.endpoint_fuzz import Odd, fuzzed
+from tests.endpoint_fuzz import Odd, fuzzed_together
 from tests.mirroring import adds_up, load
 from tests.mirroring import settings as mirror_yaml
 
@@ -153,11 +153,11 @@ def test_a_call_of_any_shape_gets_the_champions_answer_and_is_in_the_books(
     config: dict[str, Any] = {"split": {"weight": 0.5}} if mode == "split" else {"mirror": {"share": 0.7}}
     with mirroring(tmp_path_factory.mktemp(mode), **config) as mirror:
 
-        def ask(odd: Odd) -> None:
+        async def ask(odd: Odd) -> None:
             body, gone, cut = body_of(odd), odd.chance(0.1), odd.below(40)
             parts = [body[:cut], body[cut:]] if cut else [body]
             mirror.calls[path] += 1
-            answer = mirror.app.request("POST", path, parts, odd.headers(NAMES, VALUES), gone=gone)
+            answer = await mirror.app.ask("POST", path, parts, odd.headers(NAMES, VALUES), gone=gone)
             status, kind, content = said("POST", path, body)
             if gone:
                 assert answer.status in (0, status)
@@ -167,7 +167,7 @@ def test_a_call_of_any_shape_gets_the_champions_answer_and_is_in_the_books(
             else:  # the candidate of a split is sent the call without what belongs to its user
                 assert answer.status in STATUSES
 
-        fuzzed(ask)
+        fuzzed_together(mirror.app, ask)
         for large in (b"[" * 100_000, b'{"messages":[{"role":"user","content":"' + b"x" * 3 * 2**20 + b'"}]}'):
             mirror.calls[path] += 1
             assert mirror.app.request("POST", path, large).body == said("POST", path, large)[2]
@@ -190,10 +190,10 @@ def test_every_other_address_is_passed_on_or_refused(
     tokens = read_tokens(folder / "tokens") if with_tokens else None
     with mirroring(folder, tokens) as mirror:
 
-        def ask(odd: Odd) -> None:
+        async def ask(odd: Odd) -> None:
             method, path = odd.pick(METHODS), odd.pick(SOMEWHERE) if odd.chance(0.7) else "/v1/" + odd.latin()
             query = bytes(0x24 + odd.below(0x5B) for _ in range(odd.below(20)))
-            answer = mirror.app.request(method, path, odd.bytes(20), odd.headers(NAMES, VALUES), query=query)
+            answer = await mirror.app.ask(method, path, odd.bytes(20), odd.headers(NAMES, VALUES), query=query)
             ours = not path.startswith("/v1/") or ".." in path
             if answer.headers.get("x-champion") == "yes":
                 assert not ours
@@ -204,4 +204,4 @@ def test_every_other_address_is_passed_on_or_refused(
             else:
                 assert answer.status in (200, 401, 404, 405), (answer, path)
 
-        fuzzed(ask)
+        fuzzed_together(mirror.app, ask)

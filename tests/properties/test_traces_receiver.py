@@ -28,7 +28,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from harness.traces.receiver import Limits, add_token, build, intake, read_tokens
 from harness.traces.store import Store, StoreOptions
 from tests.asgi import Asgi
-from tests.endpoint_fuzz import Odd, fuzzed
+from tests.endpoint_fuzz import EXAMPLES, TOGETHER, Odd, fuzzed_together
 from tests.receiving import JSON, PROTOBUF, Answer
 from tests.trace_requests import chat, logs, traces
 
@@ -52,8 +52,11 @@ class Receiver:
     taken: int = 0
 
     def post(self, body: bytes, path: str, kind: str, **headers: str) -> Answer:
+        return self.app.run(self.sent(body, path, kind, **headers))
+
+    async def sent(self, body: bytes, path: str, kind: str, **headers: str) -> Answer:
         named = {"content-type": kind, **{name.replace("_", "-"): value for name, value in headers.items()}}
-        answer = self.app.request("POST", path, body, named)
+        answer = await self.app.ask("POST", path, body, named)
         self.taken += answer.status == 200
         return answer
 
@@ -85,10 +88,10 @@ both_kinds = pytest.mark.parametrize("kind", [PROTOBUF, JSON])
 @both_kinds
 @both_paths
 def test_any_bytes(receiver: Receiver, path: str, kind: str) -> None:
-    def ask(odd: Odd) -> None:
-        check(receiver.post(odd.bytes(200), path, kind), path, kind)
+    async def ask(odd: Odd) -> None:
+        check(await receiver.sent(odd.bytes(200), path, kind), path, kind)
 
-    fuzzed(ask)
+    fuzzed_together(receiver.app, ask)
     for deep in (b"[" * 200_000, b'{"resourceSpans":' * 50_000, b'{"resourceSpans": NaN}', b"\x0a" * 200_000):
         check(receiver.post(deep, path, kind), path, kind)
 
@@ -98,13 +101,13 @@ def test_a_good_request_with_some_bytes_changed(receiver: Receiver, path: str) -
     message, _, good = PATHS[path]
     whole = good.SerializeToString()
 
-    def ask(odd: Odd) -> None:
+    async def ask(odd: Odd) -> None:
         body = bytearray(whole)
         for _ in range(1 + odd.below(4)):
             body[odd.below(len(body))] = odd.below(256)
         packed = gzip.compress(bytes(body), 1) if odd.chance(0.5) else bytes(body)
         named = {"content_encoding": "gzip"} if packed != body else {}
-        answer = receiver.post(packed, path, PROTOBUF, **named)
+        answer = await receiver.sent(packed, path, PROTOBUF, **named)
         check(answer, path, PROTOBUF)
         try:
             message.FromString(bytes(body))
@@ -113,7 +116,7 @@ def test_a_good_request_with_some_bytes_changed(receiver: Receiver, path: str) -
         else:
             assert answer.status == 200
 
-    fuzzed(ask)
+    fuzzed_together(receiver.app, ask)
 
 
 NAMES = {
@@ -158,10 +161,10 @@ def document(odd: Odd, path: str) -> Any:
 
 @both_paths
 def test_documents_that_are_nearly_otlp(receiver: Receiver, path: str) -> None:
-    def ask(odd: Odd) -> None:
-        check(receiver.post(json.dumps(document(odd, path)).encode(), path, JSON), path, JSON)
+    async def ask(odd: Odd) -> None:
+        check(await receiver.sent(json.dumps(document(odd, path)).encode(), path, JSON), path, JSON)
 
-    fuzzed(ask)
+    fuzzed_together(receiver.app, ask)
 
 
 ENCODINGS = ("", "identity", "gzip", "x-gzip", "GZIP", "deflate", "zstd", "br", "gzip, gzip", "é")
@@ -177,13 +180,13 @@ def test_headers_that_contradict_the_body(receiver: Receiver, path: str) -> None
         *BOMBS.values(), BOMBS["gzip"][:100], b"\x1f\x8b" * 20,
     )  # fmt: skip
 
-    def ask(odd: Odd) -> None:
+    async def ask(odd: Odd) -> None:
         body, kind, length = odd.pick(bodies) if odd.chance(0.6) else odd.bytes(60), odd.pick(KINDS), odd.pick(LENGTHS)
         tenant, gone = odd.pick(("", "", "default", "other")), odd.chance(0.2)
         headers = {"content-type": kind, "content-encoding": odd.pick(ENCODINGS), "x-harness-tenant": tenant}
         named = {n: v for n, v in (headers | {"content-length": length}).items() if v}
         parts = [body[:7], body[7:]] if odd.chance(0.5) else [body]
-        answer = receiver.app.request("POST", path, parts, named, gone=gone)
+        answer = await receiver.app.ask("POST", path, parts, named, gone=gone)
         spoken = kind.partition(";")[0].strip().lower()
         known = spoken if spoken in (PROTOBUF, JSON) else JSON
         check(answer, path, known, (200, 400, 403, 413, 415))
@@ -197,7 +200,7 @@ def test_headers_that_contradict_the_body(receiver: Receiver, path: str) -> None
             assert not gone
             receiver.taken += 1
 
-    fuzzed(ask)
+    fuzzed_together(receiver.app, ask)
 
 
 @both_paths
@@ -229,11 +232,11 @@ def test_the_live_page_and_every_other_address(tmp_path_factory: pytest.TempPath
     store = Store.open(folder / "store", options=StoreOptions(spare=0))
     with Asgi(build(intake(store), tokens)) as app:
 
-        def ask(odd: Odd) -> None:
+        async def ask(odd: Odd) -> None:
             method, path = odd.pick(METHODS), odd.pick(SOMEWHERE) if odd.chance(0.7) else "/" + odd.latin()
             headers = odd.headers(SENT, VALUES)
             query = bytes(0x21 + odd.below(0x5E) for _ in range(odd.below(30)))  # uvicorn refuses all else itself
-            answer = app.request(method, path, b"", headers, query=query)
+            answer = await app.ask(method, path, b"", headers, query=query)
             assert answer.status in (200, 400, 401, 403, 404, 405, 415, 307), answer
             if path == "/" and method == "GET":
                 strange = with_tokens or headers.get("host") == "evil.example"
@@ -241,7 +244,7 @@ def test_the_live_page_and_every_other_address(tmp_path_factory: pytest.TempPath
             if answer.status == 200 and path == "/":
                 assert "default-src 'none'" in answer.headers["content-security-policy"]
 
-        fuzzed(ask)
+        fuzzed_together(app, ask)
 
 
 def _tokens(folder: Path) -> Any:
@@ -263,18 +266,24 @@ def test_exports_over_grpc(tmp_path_factory: pytest.TempPathFactory, signal: str
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         export = channel.unary_unary(f"/opentelemetry.proto.collector.{service}/Export")
 
-        def ask(odd: Odd) -> None:
-            body = bytearray(good) if odd.chance(0.5) else bytearray(odd.bytes(200))
-            if body:
-                body[odd.below(len(body))] = odd.below(256)
-            try:
-                PATHS[f"/v1/{signal}"][1].FromString(export(bytes(body)))
-            except grpc.RpcError as error:
-                assert error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        def batch(odd: Odd) -> None:
+            sent = [export.future(_changed(odd, good)) for _ in range(TOGETHER)]
+            for answer in sent:
+                if answer.exception() is None:
+                    PATHS[f"/v1/{signal}"][1].FromString(answer.result())
+                assert answer.code() in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)
 
-        fuzzed(ask)
+        for seed in range(-(-EXAMPLES // TOGETHER)):
+            batch(Odd(seed))
     server.stop(5).wait()
     into.close()
+
+
+def _changed(odd: Odd, good: bytes) -> bytes:
+    body = bytearray(good if odd.chance(0.5) else odd.bytes(200))
+    if body:
+        body[odd.below(len(body))] = odd.below(256)
+    return bytes(body)
 
 
 def test_what_was_taken_of_all_this_can_be_compacted_and_counted(receiver: Receiver) -> None:
