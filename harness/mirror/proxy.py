@@ -40,6 +40,7 @@ _RUN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _BAGGAGE = re.compile(r"(?:^|,)\s*run_id=([^;,\s]{1,128})")
 _REFUSED = ("no", "0", "false", "off", "deny", "opt-out")
 _GRANTED = ("yes", "1", "true", "on", "allow", "opt-in")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _KEPT_HEADERS = ("content-type", "content-encoding")
 
 
@@ -117,6 +118,9 @@ class Proxy:
         """Serve one request."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
+            return
+        if any(_CONTROL.search(value) for _, value in scope["headers"]):
+            await _say(send, 400, "a header holds a control character")  # RFC 9110, 5.5; some servers let it through
             return
         caller = self._caller(scope["headers"])
         if isinstance(caller, str):
