@@ -127,15 +127,16 @@ def test_small_segments_of_a_day_are_merged_there_too(tmp_path: Path, bucket: st
 def test_a_receiver_writes_to_s3_and_the_verbs_read_from_there(tmp_path: Path, bucket: str) -> None:
     harness = [sys.executable, "-m", "harness"]
     serve = [*harness, "shadow", "serve", "--store", str(tmp_path / "store"), "--segments", bucket, "--port", "0"]
-    process = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    process = subprocess.Popen(serve, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
     try:
-        url = process.stdout.readline().split()[2].rstrip(",")
+        url = process.stderr.readline().split()[2].rstrip(",")
         body = traces(*[chat(f"Question {n}", **{"user.id": "u"}) for n in range(7)]).SerializeToString()
         assert asked(int(url.rpartition(":")[2]), "POST", "/v1/traces", body, PROTOBUF) == 200
     finally:
         process.terminate()
         process.wait(60)
+        process.stderr.close()
 
     def verb(*arguments: str) -> str:
         done = subprocess.run(
