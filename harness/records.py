@@ -154,7 +154,7 @@ class Output:
     that it gave each (`logprobs`, of equal length), and `near_ties`, how many choices were so close that float noise
     could have turned them. They serve drafts and drift, never a score. A served one leaves `tool_calls` (canonical
     JSON, see `Message`; `text` may then be empty), the word with which the server said that it was done, and
-    `seconds`, how long the answer took.
+    `seconds`, how long the answer took, and `read`, the tokens that it counted in what was asked.
     """
 
     text: str | None = None
@@ -169,6 +169,7 @@ class Output:
     tool_calls: str = ""
     finish: str = ""
     seconds: float = 0.0
+    read: int = 0
 
     @property
     def spoken(self) -> str | None:

@@ -87,6 +87,10 @@ def replay(
     ] = None,
     margin: Annotated[float, typer.Option(min=1e-9, help="Largest tolerated drop, in score points.")] = 0.05,
     alpha: Annotated[float, typer.Option(min=1e-9, max=0.499, help="Error level of each guard.")] = 0.05,
+    baseline_price: Annotated[
+        str, typer.Option(help="IN/OUT, dollars per million tokens read and written; for --metric cost.")
+    ] = "",
+    candidate_price: Annotated[str, typer.Option(help="The same of the candidate.")] = "",
     chat_template: Annotated[Path | None, typer.Option(help="Chat template of local models that have none.")] = None,
     device: Annotated[str, typer.Option(help="Device of local models; chosen by default.")] = "",
     judge: Annotated[str, typer.Option(help="A rubric that answers are graded by as well.")] = "",
@@ -115,6 +119,7 @@ def replay(
             set_, _root(root), Arm(baseline, baseline_url, key_env), Arm(candidate, candidate_url, key_env),
             metrics, margins, margin, alpha, chat_template, device,
             JudgedBy(judge, judge_model, judge_url, judge_key_env) if judge else None, tuple(training or ()), out,
+            _prices(baseline_price, candidate_price),
         ),
     )  # fmt: skip
     with watching() as observer:
@@ -179,6 +184,22 @@ def _metrics(given: Sequence[str]) -> tuple[tuple[str, ...], dict[str, float]]:
         except ValueError:
             raise ConfigError(f"--metric {name}={margin}: the margin is no number") from None
     return tuple(dict.fromkeys(name for name, _, _ in pairs)), margins
+
+
+def _prices(baseline: str, candidate: str) -> tuple[dict[str, float], dict[str, float]] | None:
+    from harness.errors import ConfigError
+    from harness.served import Prices
+
+    if not baseline and not candidate:
+        return None
+    made = []
+    for option, text in (("--baseline-price", baseline), ("--candidate-price", candidate)):
+        read, _, written = text.partition("/")
+        try:
+            made.append(Prices(input=float(read), output=float(written)).model_dump())
+        except ValueError:
+            raise ConfigError(f"{option} {text!r}: expected IN/OUT, for example 0.5/1.5; both sides need one") from None
+    return made[0], made[1]
 
 
 def _days(text: str | None) -> tuple[str, str] | None:

@@ -45,7 +45,9 @@ class JudgedBy:
 class Replay:
     """What is replayed and how it is decided. Without `metrics` all that apply are compared.
 
-    `margins` holds those of single metrics, in score points (for `seconds`: seconds); `margin` is that of the others.
+    `margins` holds those of single metrics, in score points (for `seconds`: seconds, for `cost`: US dollars); `margin`
+    is that of the others. `prices` (dollars per million tokens: input, output) are those of baseline and candidate;
+    `cost` needs them.
     """
 
     set: str
@@ -61,6 +63,7 @@ class Replay:
     judge: JudgedBy | None = None
     training: tuple[Path, ...] = ()
     out: Path = Path("runs")
+    prices: tuple[Mapping[str, float], Mapping[str, float]] | None = None
 
 
 def write_gate(path: Path, replay: Replay) -> LoadedConfig:
@@ -111,6 +114,9 @@ def document(folder: Path, replay: Replay, *, pictures: bool = False) -> dict[st
 
 def _compared(replay: Replay) -> dict[str, Any]:
     metrics: dict[str, Any] = {"metrics": list(replay.metrics)} if replay.metrics else {}
+    if replay.prices is not None:
+        named = zip(("baseline", "candidate"), replay.prices, strict=True)
+        metrics["prices"] = {arm: dict(prices) for arm, prices in named}
     if not replay.margins:
         return metrics
     # A suite whose section names guards has no others.
