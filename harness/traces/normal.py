@@ -62,11 +62,7 @@ def dialects() -> tuple[Dialect, ...]:
     Raises:
         PluginError: one of them does not import or is no plugin.
     """
-    made = []
-    for name in plugins.names("traces.dialects"):
-        module = plugins.load("traces.dialects", name)
-        made.append(module.build(module.Options()))
-    return tuple(made)
+    return plugins.all_of("traces.dialects")
 
 
 def normalise(
