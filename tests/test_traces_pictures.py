@@ -28,9 +28,12 @@ from harness.served import Question
 from harness.served._failures import Problem
 from harness.served._payload import content
 from harness.suites import SuiteContext
+from harness.suites._questions import of_golden_set
 from harness.suites.shadow import Options, build
 from harness.traces.freezing import FreezeOptions, Freezing, _fetching, freeze
+from harness.traces.freezing._album import Album, LeftOut
 from harness.traces.freezing._fetching import Fetcher, Host, NotFetched, hosts_of
+from harness.traces.records import Part
 from harness.traces.replaying import Arm, Replay, document
 from harness.traces.store import Store
 from tests.loopback_model import LoopbackModel, Said
@@ -214,12 +217,16 @@ def test_public_addresses_are_public() -> None:
 
 
 def test_a_picture_is_fetched_once_and_nothing_of_this_machine_goes_along(
-    server: Pictures, monkeypatch: pytest.MonkeyPatch
+    server: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    fetcher = Fetcher((Host.parse(server.host),), 4096)
-    assert [fetcher.get(f"{server.url}/a.png") for _ in range(3)] == [PNG] * 3
-    ((path, headers),) = server.asked
+    album = Album(tmp_path, hosts_of([server.host]))
+    part = Part("image", reference=f"{server.url}/a.png")
+    assert {album.add(part) for _ in range(3)} == {name_of(PNG)}
+    for _ in range(3):
+        with pytest.raises(LeftOut, match="404"):
+            album.add(Part("image", reference=f"{server.url}/gone.png"))
+    (path, headers), _ = server.asked
     assert path == "/a.png"
     assert set(headers) == {"host", "user-agent", "accept", "accept-encoding", "connection"}
     assert headers["host"] == server.host
@@ -516,3 +523,13 @@ def test_a_local_model_refuses_pictures_and_a_local_replay_leaves_such_calls_out
     assert document(tmp_path, local, pictures=True)["suites"][0]["pictures"] is False
     assert "pictures" not in document(tmp_path, both, pictures=True)["suites"][0]
     assert "pictures" not in document(tmp_path, local)["suites"][0]
+
+
+def test_a_judge_is_not_asked_about_pictures_that_it_does_not_see(tmp_path: Path) -> None:
+    frozen(tmp_path / "mixed", [*plain(3), asked(5, shown("?", data(PNG)))])
+    questions = of_golden_set("production@1", None, SuiteContext(folder=tmp_path / "mixed"), chat=True)
+    assert len(questions.samples) == 3
+    assert any(c.name == "without-pictures" and "1 of 4" in c.detail for c in questions.checks())
+    frozen(tmp_path / "alone", [asked(5, shown("?", data(PNG)))])
+    with pytest.raises(DataError, match="which a judge does not see"):
+        of_golden_set("production@1", None, SuiteContext(folder=tmp_path / "alone"), chat=True)

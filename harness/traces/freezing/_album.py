@@ -33,12 +33,16 @@ def is_picture(part: Part) -> bool:
 
 
 class Album:
-    """Keeps pictures in `folder` until the set is written; nothing is fetched from any host but `hosts`."""
+    """Keeps pictures in `folder` until the set is written; nothing is fetched from any host but `hosts`.
+
+    An address is asked once, however often it occurs.
+    """
 
     def __init__(self, folder: Path, hosts: Iterable[Host] = (), most_bytes: int = MOST_BYTES) -> None:
         self._folder, self._most = folder, most_bytes
         self._fetcher = Fetcher(tuple(hosts), most_bytes)
         self._sizes: dict[str, int] = {}
+        self._at: dict[str, str | LeftOut] = {}
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
 
     def add(self, part: Part) -> str:
@@ -48,7 +52,19 @@ class Album:
             LeftOut: there is no picture, and why.
             StorageError: it cannot be kept.
         """
-        content = self._held(part) if part.reference[:5].lower() == "data:" else self._fetched(part)
+        if part.reference[:5].lower() == "data:":
+            return self._keep(self._held(part))
+        if part.reference not in self._at:
+            try:
+                self._at[part.reference] = self._keep(self._fetched(part))
+            except LeftOut as reason:
+                self._at[part.reference] = reason
+        found = self._at[part.reference]
+        if isinstance(found, LeftOut):
+            raise LeftOut(str(found))
+        return found
+
+    def _keep(self, content: bytes) -> str:
         name = name_of(content)
         if name is None:
             raise LeftOut("a picture in a format that is not taken, or none at all")

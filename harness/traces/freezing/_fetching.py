@@ -73,7 +73,7 @@ class Host:
 
 @dataclass(slots=True)
 class Fetcher:
-    """Fetches from hosts that are allowed. Each address is asked once, however often it occurs.
+    """Fetches from hosts that are allowed.
 
     `most_bytes` bounds a picture and `seconds` the time that it may take, redirects included. A host that did not
     answer `most_silent` times in a row is not asked any more. Names are looked up for as long as the system does that.
@@ -83,7 +83,6 @@ class Fetcher:
     most_bytes: int
     seconds: float = 10.0
     most_silent: int = 5
-    _known: dict[str, bytes | str] = field(default_factory=dict)
     _silent: dict[Host, int] = field(default_factory=dict)
 
     def get(self, address: str) -> bytes:
@@ -92,17 +91,6 @@ class Fetcher:
         Raises:
             NotFetched: it may not be fetched, or could not be.
         """
-        if address not in self._known:
-            try:
-                self._known[address] = self._get(address)
-            except NotFetched as reason:
-                self._known[address] = str(reason)
-        found = self._known[address]
-        if isinstance(found, str):
-            raise NotFetched(found)
-        return found
-
-    def _get(self, address: str) -> bytes:
         url = _split(address)
         host = next((h for h in self.hosts if url is not None and h.takes(url)), None)
         if url is None or host is None:
@@ -230,10 +218,10 @@ def _exchange(host: Host, url: SplitResult, end: float, most: int) -> bytes | st
                    "Accept": "image/png, image/jpeg, image/gif, image/webp", "Accept-Encoding": "identity",
                    "Connection": "close"}  # fmt: skip
         connection.request("GET", target, headers=headers)
-        response = connection.getresponse()
-        if response.status in (301, 302, 303, 307, 308):
-            return response.getheader("Location", "")
-        content = _content(response, most)
+        with contextlib.closing(connection.getresponse()) as response:
+            if response.status in (301, 302, 303, 307, 308):
+                return response.getheader("Location", "")
+            content = _content(response, most)
         if time.monotonic() >= end:  # without a length, what was cut off looks whole
             raise TimeoutError
         return content
