@@ -60,6 +60,16 @@ def load(kind: str, identifier: str) -> ModuleType:
     return module
 
 
+def all_of(kind: str) -> tuple[Any, ...]:
+    """Every plugin of a kind, in the order of their names, made with its options at their defaults.
+
+    Raises:
+        PluginError: one of them does not import or is no plugin.
+    """
+    modules = [load(kind, name) for name in names(kind)]
+    return tuple(module.build(module.Options()) for module in modules)
+
+
 def options(
     kind: str, identifier: str, values: Mapping[str, Any], *, where: str, folder: Path | None = None
 ) -> BaseModel:

@@ -191,7 +191,7 @@ class LoopbackModel:
         if path not in ("/v1/chat/completions", "/v1/completions"):
             return await self._send(writer, 404, _error("no such path"))
         messages = body.get("messages") or [{"role": "user", "content": body.get("prompt", "")}]
-        question = messages[-1]["content"]
+        question = _words(messages[-1]["content"])
         self.requests[question] += 1
         fault = self._refused(headers, body) or self._drawn(question)
         said: str | Said | Fault = Said(None)
@@ -322,7 +322,7 @@ def _error(message: str) -> dict[str, Any]:
 def _completion(path: str, body: Mapping[str, Any], said: Said) -> dict[str, Any]:
     """A response in the API's shape; a token is a word here."""
     if path.endswith("/chat/completions"):
-        read = sum(len((m["content"] or "").split()) for m in body["messages"])
+        read = sum(len(_words(m["content"] or "").split()) for m in body["messages"])
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": said.text}}
         if said.tool_calls:
             choice["message"]["tool_calls"] = [dict(call) for call in said.tool_calls]
@@ -342,6 +342,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> bool:
     while not (met := condition()) and time.monotonic() < end:
         time.sleep(0.01)
     return met
+
+
+def _words(content: Any) -> str:
+    """What a message asks; one with pictures by all of its parts."""
+    return content if isinstance(content, str) else json.dumps(content)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.errors import SubjectError
-from harness.records import Draft, Generate, LogLikelihood, Message, Request, RollingLogLikelihood
+from harness.records import Draft, Generate, LogLikelihood, Message, Picture, Request, RollingLogLikelihood
 from tests.test_engine_radix import HEADER, SMALL, answers, assert_equal, make_kind
 
 pytestmark = pytest.mark.slow
@@ -45,6 +45,13 @@ def test_a_batch_that_gives_no_answer_does_not_pass_for_exact() -> None:
     assert alike(said, said, "float32")
     assert not alike(Output(failure="the model's logits are not finite"), said, "float32")
     assert not alike(said, Output(text="b", ids=(1, 3), logprobs=(-1.0, -2.0)), "float32")
+
+
+def test_a_question_with_a_picture_fails_alone(tiny: Any, local_subject: Any) -> None:
+    shown = Message("user", "What is this?", pictures=(Picture("0" * 64, "image/png"),))
+    said, refused = answers(local_subject(model=tiny.model()), [Generate("a", max_tokens=2), Generate((shown,))])
+    assert said.failure is None
+    assert "takes no pictures" in (refused.failure or "")
 
 
 def test_a_model_that_batches_well_is_not_slowed_down(tiny: Any, local_subject: Any) -> None:

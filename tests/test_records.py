@@ -105,11 +105,18 @@ def test_request_hash_is_that_of_all_fields() -> None:
         values = {k: v for k, v in asdict(request).items() if v != "" or k not in GIVEN}
         for key, turns in values.items():
             if isinstance(turns, tuple) and turns and isinstance(turns[0], dict):
-                values[key] = [{k: v for k, v in turn.items() if v != "" or k not in GIVEN} for turn in turns]
+                values[key] = [{k: v for k, v in turn.items() if v or k not in GIVEN} for turn in turns]
         assert request_hash(request) == content_hash({"kind": type(request).__name__, **values})
 
 
-GIVEN = ("tools", "tool_choice", "response_format", "tool_calls", "tool_call_id")  # part of a hash only where given
+GIVEN = (
+    "tools",
+    "tool_choice",
+    "response_format",
+    "tool_calls",
+    "tool_call_id",
+    "pictures",
+)  # part of a hash only where given
 
 
 def test_content_hash_ignores_key_order_and_refuses_nan() -> None:

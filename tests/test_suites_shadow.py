@@ -181,6 +181,41 @@ def test_latency_and_length_are_lower_is_better_and_bounded(tmp_path: Path) -> N
     assert not made.metrics["seconds"].higher_is_better
 
 
+PRICES = {"baseline": {"input": 1.0, "output": 2.0}, "candidate": {"input": 10.0, "output": 20.0}}
+
+
+def test_cost_is_what_the_tokens_of_each_side_cost_and_unknown_where_none_were_counted(tmp_path: Path) -> None:
+    made = suite(tmp_path, [row(0)], "cost", prices=PRICES, max_cost=0.01)
+    (sample,) = made.samples()
+
+    def costs(*outputs: Output) -> tuple[Score, Score]:
+        (found,) = made.score([AnsweredPair(sample, outputs, outputs)])
+        return found["cost"].baseline, found["cost"].candidate
+
+    one, two = Output(text="x", tokens=100, read=200), Output(text="x", tokens=1, read=50)
+    assert [round(s.value or 0, 9) for s in costs(one)] == [0.0004, 0.004]
+    assert [round(s.value or 0, 9) for s in costs(one, two)] == [0.000452, 0.00452]
+    assert costs(Output(text="x", tokens=9, read=10**6))[1].value == 0.01  # dearer is no worse
+    for uncounted in (Output(text="x", tokens=9), Output(text="x", read=9)):
+        assert [s.state for s in costs(one, uncounted)] == ["failed", "failed"]
+    with pytest.raises(ValueError, match="needs prices"):
+        shadow.Options(set="production@1", metrics=("cost",))
+
+
+def test_a_candidate_that_costs_more_than_the_margin_is_blocked(tmp_path: Path) -> None:
+    frozen(tmp_path, [row(i) for i in range(200)])
+    guards = [{"metric": "cost", "margin": 0.0005}]
+    with LoopbackModel(lambda messages: "word " * 50) as server:
+        subject = {"kind": "served", "model": "openai/m", "api_base": server.base}
+        path = gate(tmp_path, subject, {**subject, "revision": "2"}, metrics=["cost"], guards=guards,
+                    prices={"baseline": {"input": 0, "output": 1}, "candidate": {"input": 0, "output": 40}},
+                    max_cost=0.005)  # fmt: skip
+        verdict = replayed(path).verdict
+    (compared,) = verdict.comparisons
+    assert (verdict.verdict, compared.metric, compared.n_failed) == ("block", "cost", 0)
+    assert compared.baseline_mean == pytest.approx(50e-6)
+
+
 def replayed(path: Path) -> GateResult:
     return run_gate(load_gate(path), Silent())
 

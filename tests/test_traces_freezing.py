@@ -107,8 +107,8 @@ def test_what_cannot_be_asked_again_is_left_out_by_its_reason_and_no_picture_is_
         made, connections = left_out(tmp_path, f"{server.base}/models"), server.most_under_way
     assert made.samples == 3
     assert made.left_out == {
-        "does not end in a question": 1, "image in a message": 1, "a role that no chat template has": 1,
-        "not replayable: no-content": 1,
+        "does not end in a question": 1, "a picture that was not fetched: its host is not allowed": 1,
+        "a role that no chat template has": 1, "not replayable: no-content": 1,
     }  # fmt: skip
     assert connections == 0
 

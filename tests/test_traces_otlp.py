@@ -203,3 +203,24 @@ def test_the_real_proto_classes_read_what_is_encoded() -> None:
     message = ExportTraceServiceRequest.FromString(otlp.encode_traces([span, span]))
     (group,) = message.resource_spans
     assert [s.trace_id.hex() for s in group.scope_spans[0].spans] == [IDS["traceId"]] * 2
+
+
+@pytest.mark.parametrize("content_type", [otlp.PROTOBUF, otlp.JSON])
+def test_a_number_that_no_field_holds_keeps_its_digits(content_type: str) -> None:
+    given = Span("1" * 32, "2" * 16, attributes={"seed": 10**40, "list": [2**63], "fits": -(2**63)})
+    (read,) = otlp.decode_traces(otlp.encode_traces([given], content_type), content_type).items
+    assert read.attributes == {"seed": str(10**40), "list": [str(2**63)], "fits": -(2**63)}
+
+
+@pytest.mark.parametrize("content_type", [otlp.PROTOBUF, otlp.JSON])
+def test_what_is_nested_deeper_than_any_reader_goes_stands_as_json(content_type: str) -> None:
+    value: Any = "x"
+    for _ in range(80):
+        value = {"a": [value]}
+    given = Span("1" * 32, "2" * 16, attributes={"deep": value})
+    (read,) = otlp.decode_traces(otlp.encode_traces([given], content_type), content_type).items
+    inner = read.attributes["deep"]
+    while not isinstance(inner, str):
+        inner = inner["a"] if isinstance(inner, dict) else inner[0]
+    assert inner.startswith('{"a":[{"a":[')
+    assert inner.count("a") == 80 - 12

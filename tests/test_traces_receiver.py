@@ -29,6 +29,7 @@ from harness.traces.receiver._answers import Refusal
 from harness.traces.receiver._bodies import decompress
 from harness.traces.store import JournalFull, Store
 from tests.receiving import JSON, PROTOBUF, Receiving
+from tests.trace_examples import calls, fixture
 from tests.trace_requests import chat, logs, traces
 
 BODY = traces(chat("one"), chat("two")).SerializeToString()
@@ -341,6 +342,38 @@ def test_the_sdk_exports_spans_and_logs_over_http(receiver: Receiving, compresse
     assert (call.session, call.trace_id) == ("s1", format(span.get_span_context().trace_id, "032x"))
     messages = receiver.store.query("SELECT message FROM spans")["message"].to_pylist()
     assert not any(b"jane@example.org" in message for message in messages)
+
+
+@pytest.mark.parametrize("scenario", ["chat", "tools", "tool_result", "stream", "error"])
+def test_traceais_spans_come_through_the_sdk_as_its_register_sends_them(receiver: Receiving, scenario: str) -> None:
+    """What traceAI's instrumentation really wrote, sent by the SDK's exporter with the resource that it registers."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.trace import SpanKind, Status, StatusCode
+
+    project = {"project_name": "shop", "project_type": "observe", "metadata": "{}", "semantic_convention": "fi"}
+    provider = TracerProvider(resource=Resource.create({"service.name": "shop", **project}))
+    headers = {"X-Api-Key": "unused", "X-Secret-Key": "unused"}
+    exporter = OTLPSpanExporter(f"{receiver.url}/v1/traces", headers=headers)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    tracer = provider.get_tracer("traceai_openai")
+    (recorded,), _ = fixture(f"traceai/{scenario}")
+    user = {"session.id": "s1", "user.id": "jane@example.org", "metadata": '{"run_id": "run-7"}'}
+    with (
+        tracer.start_as_current_span("turn", attributes={"gen_ai.span.kind": "CHAIN", **user}),
+        tracer.start_as_current_span(recorded.name, kind=SpanKind.CLIENT, attributes=recorded.attributes) as span,
+    ):
+        for event in recorded.events:
+            span.add_event(event.name, dict(event.attributes))
+        span.set_status(Status(StatusCode.ERROR if recorded.status == "error" else StatusCode.OK))
+    provider.shutdown()
+    (call,), (alone,) = receiver.compacted().calls(), calls(recorded).calls
+    assert (call.dialect, call.session, call.run_id, call.replayable) == ("traceai", "s1", "run-7", alone.replayable)
+    assert (call.messages, call.tools, call.parameters) == (alone.messages, alone.tools, alone.parameters)
+    assert (call.outputs, call.error is None) == (alone.outputs, scenario != "error")
+    assert call.user.startswith("<USER_")
 
 
 def test_the_sdk_sends_again_what_was_refused_for_now(receiver: Receiving, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,3 +204,17 @@ def test_a_judge_sees_which_tools_were_called_before_their_results() -> None:
     told = dict(texts(Case(Sample("s", "Rome?", messages=talk), "Warm."), "conversation"))
     assert '"name": "weather", "arguments": {"city": "Rome"}' in told["turn 2 assistant"]
     assert told["turn 3 tool"] == "31 °C"
+
+
+def test_prices_of_both_sides_stand_in_the_gate_and_one_alone_is_refused(tmp_path: Path) -> None:
+    from harness.cli.replaying import _prices
+
+    assert _prices("", "") is None
+    prices = _prices("0.5/1.5", "0/2")
+    made = document(tmp_path, Replay("production@1", tmp_path, Arm("a"), Arm("b"), prices=prices))
+    assert made["suites"][0]["prices"] == {
+        "baseline": {"input": 0.5, "output": 1.5}, "candidate": {"input": 0.0, "output": 2.0},
+    }  # fmt: skip
+    for wrong in ("", "1", "1/x", "-1/2"):
+        with pytest.raises(ConfigError, match="--candidate-price"):
+            _prices("1/2", wrong)

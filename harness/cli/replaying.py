@@ -46,6 +46,12 @@ def freeze(
     feedback: Annotated[str, typer.Option(help="Name of the feedback that says whether an answer was liked.")] = "",
     liked_at: Annotated[float | None, typer.Option(help="Score from which on that feedback means liked.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Length of answers where a call recorded none.")] = 1024,
+    allow_images: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Host that pictures may be fetched from, by https and by this exact name; repeat. None by default."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Draw a sample of stored calls by whole sessions, write it as a golden set, and lock it."""
@@ -56,7 +62,7 @@ def freeze(
     options = FreezeOptions(
         name, version, samples, tenant, _days(days), tuple(model or ()), tuple(by or DEFAULT), at_least,
         per_session or None, per_user or None, likeness, seed, tuple(training or ()), greedy,
-        Liking(feedback, liked_at), max_tokens,
+        Liking(feedback, liked_at), max_tokens, tuple(allow_images or ()),
     )  # fmt: skip
     with Store.open(store, create=False) as opened:
         opened.compact(wait=False)
@@ -81,6 +87,10 @@ def replay(
     ] = None,
     margin: Annotated[float, typer.Option(min=1e-9, help="Largest tolerated drop, in score points.")] = 0.05,
     alpha: Annotated[float, typer.Option(min=1e-9, max=0.499, help="Error level of each guard.")] = 0.05,
+    baseline_price: Annotated[
+        str, typer.Option(help="IN/OUT, dollars per million tokens read and written; for --metric cost.")
+    ] = "",
+    candidate_price: Annotated[str, typer.Option(help="The same of the candidate.")] = "",
     chat_template: Annotated[Path | None, typer.Option(help="Chat template of local models that have none.")] = None,
     device: Annotated[str, typer.Option(help="Device of local models; chosen by default.")] = "",
     judge: Annotated[str, typer.Option(help="A rubric that answers are graded by as well.")] = "",
@@ -109,6 +119,7 @@ def replay(
             set_, _root(root), Arm(baseline, baseline_url, key_env), Arm(candidate, candidate_url, key_env),
             metrics, margins, margin, alpha, chat_template, device,
             JudgedBy(judge, judge_model, judge_url, judge_key_env) if judge else None, tuple(training or ()), out,
+            _prices(baseline_price, candidate_price),
         ),
     )  # fmt: skip
     with watching() as observer:
@@ -173,6 +184,22 @@ def _metrics(given: Sequence[str]) -> tuple[tuple[str, ...], dict[str, float]]:
         except ValueError:
             raise ConfigError(f"--metric {name}={margin}: the margin is no number") from None
     return tuple(dict.fromkeys(name for name, _, _ in pairs)), margins
+
+
+def _prices(baseline: str, candidate: str) -> tuple[dict[str, float], dict[str, float]] | None:
+    from harness.errors import ConfigError
+    from harness.served import Prices
+
+    if not baseline and not candidate:
+        return None
+    made = []
+    for option, text in (("--baseline-price", baseline), ("--candidate-price", candidate)):
+        read, _, written = text.partition("/")
+        try:
+            made.append(Prices(input=float(read), output=float(written)).model_dump())
+        except ValueError:
+            raise ConfigError(f"{option} {text!r}: expected IN/OUT, for example 0.5/1.5; both sides need one") from None
+    return made[0], made[1]
 
 
 def _days(text: str | None) -> tuple[str, str] | None:

@@ -85,6 +85,8 @@ class Intake:
     def _rendered(self, prompt: str | tuple[Message, ...], tools: str = "") -> str:
         if isinstance(prompt, str):
             return prompt
+        if any(message.pictures for message in prompt):
+            raise Unanswerable("a local text model takes no pictures; serve a model that does, or leave such calls out")
         try:
             return self._model.render(prompt, tools)
         except SubjectError as error:

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from harness.errors import DataError, at, nearest
 from harness.goldens.card import Card, Parameters
+from harness.goldens.pictures import MOST_IN_A_CALL, picture_of
 from harness.plugins import explain
-from harness.records import Message, Sample
+from harness.records import Message, Picture, Sample
 
 SAMPLES_NAME = "samples.jsonl"
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _ROLES = ("system", "user", "assistant", "tool")
-_OF_A_MESSAGE = {"role", "content", "tool_calls", "tool_call_id"}
+_OF_A_MESSAGE = {"role", "content", "tool_calls", "tool_call_id", "pictures"}
 _KNOWN = ("id", "prompt", "messages", "target", "choices", "tags", "cluster")
 
 
@@ -144,17 +145,36 @@ class _Row:
 
     def _message(self, index: int, value: Any) -> Message:
         if not isinstance(value, dict) or not {"role", "content"} <= set(value) <= _OF_A_MESSAGE:
-            self._fail(f"messages[{index}] must hold role and content, and beside them only tool_calls or tool_call_id")
+            self._fail(
+                f"messages[{index}] must hold role and content, and beside them only "
+                "tool_calls, tool_call_id or pictures"
+            )
         role, content = value["role"], value["content"]
         if role not in _ROLES:
             self._fail(f"messages[{index}].role {role!r}: {nearest(str(role), _ROLES)}")
         calls = self._tool_calls(index, role, value)
-        if not isinstance(content, str) or not (content or calls or role == "tool"):
+        if not isinstance(content, str) or not (content or calls or role == "tool" or value.get("pictures")):
             self._fail(f"messages[{index}].content must be a string that is not empty")
         answers = value.get("tool_call_id", "")
         if not isinstance(answers, str) or (answers and role != "tool"):
             self._fail(f"messages[{index}].tool_call_id must be a string, in a message of role tool")
-        return Message(role, content, calls, answers)
+        return Message(role, content, calls, answers, self._pictures(index, role, value))
+
+    def _pictures(self, index: int, role: str, value: dict[str, Any]) -> tuple[Picture, ...]:
+        given = value.get("pictures")
+        if given is None:
+            return ()
+        if role != "user" or not isinstance(given, list) or not 0 < len(given) <= MOST_IN_A_CALL:
+            self._fail(f"messages[{index}].pictures must be a list of 1 to {MOST_IN_A_CALL}, in a message of role user")
+        found: list[Picture] = []
+        for number, named in enumerate(given):
+            try:
+                found.append(picture_of(self._path.parent, named, value["content"]))
+            except ValueError as error:
+                self._fail(f"messages[{index}].pictures[{number}] {error}")
+        if found != sorted(found, key=lambda picture: picture.at):
+            self._fail(f"messages[{index}].pictures must be in the order of their places in the text")
+        return tuple(found)
 
     def _check_request(self) -> None:
         """`tools` and `parameters`, which say how this row is asked, are what a request can hold."""

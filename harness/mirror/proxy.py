@@ -40,6 +40,7 @@ _RUN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _BAGGAGE = re.compile(r"(?:^|,)\s*run_id=([^;,\s]{1,128})")
 _REFUSED = ("no", "0", "false", "off", "deny", "opt-out")
 _GRANTED = ("yes", "1", "true", "on", "allow", "opt-in")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _KEPT_HEADERS = ("content-type", "content-encoding")
 
 
@@ -118,6 +119,9 @@ class Proxy:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        if any(_CONTROL.search(value) for _, value in scope["headers"]):
+            await _say(send, 400, "a header holds a control character")  # RFC 9110, 5.5; some servers let it through
+            return
         caller = self._caller(scope["headers"])
         if isinstance(caller, str):
             await _say(send, 401, caller)
@@ -140,11 +144,11 @@ class Proxy:
         given = dict(reversed(caller.headers))
         exchange, call = _Exchange(None), None
         try:
-            head, more = await _beginning(receive, self._copying.max_call_bytes)
+            head, whole = await _beginning(receive, self._copying.max_call_bytes)
             if head is None:
                 exchange.outcome = "client_gone"
                 return
-            if not more:
+            if whole and len(head) <= self._copying.max_call_bytes:
                 exchange.body, exchange.room = head, self._copying.max_call_bytes - len(head)
             else:
                 exchange.outcome = "too_large"
@@ -153,7 +157,7 @@ class Proxy:
                 call = self._read(path, caller.tenant, exchange.body, given)
                 arm = self._arm(call)
             server = self._champion if arm == "champion" else self._candidate
-            body: Any = exchange.body if exchange.body is not None else _rest(receive, head)
+            body: Any = head if whole else _rest(receive, head)
             if arm == "candidate" and call is not None:
                 named = server.model or call.asked.body.get("model")
                 body = json.dumps({**call.asked.copied(), "model": named}).encode()
@@ -343,7 +347,10 @@ def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 async def _beginning(receive: Receive, most: int) -> tuple[bytes | None, bool]:
-    """The body up to so many bytes, and whether there is more of it; None where the caller has gone."""
+    """The body until it has more than so many bytes, and whether that is all; None where the caller has gone.
+
+    Whoever asks for more of a body that is whole waits for as long as its sender stays.
+    """
     parts, size = [], 0
     while True:
         message = await receive()
@@ -352,9 +359,9 @@ async def _beginning(receive: Receive, most: int) -> tuple[bytes | None, bool]:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if not message.get("more_body", False):
-            return b"".join(parts), size > most
-        if size > most:
             return b"".join(parts), True
+        if size > most:
+            return b"".join(parts), False
 
 
 async def _rest(receive: Receive, head: bytes = b"") -> AsyncIterator[bytes]:

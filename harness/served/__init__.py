@@ -77,7 +77,7 @@ class Question:
     def digest(self) -> str:
         """SHA-256 over everything that is asked; with a client's fingerprint it is the key of the memory of replies."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["messages"] = [[m.role, m.content, *_calls(m)] for m in self.messages]
+        values["messages"] = [[m.role, m.content, *_more(m)] for m in self.messages]
         # What was asked before there were these is still found under its old key.
         return content_hash({k: v for k, v in values.items() if v != "" or k not in _ONLY_IF_GIVEN})
 
@@ -85,8 +85,11 @@ class Question:
 _ONLY_IF_GIVEN = ("tools", "tool_choice", "response_format")
 
 
-def _calls(message: Message) -> list[str]:
-    return [message.tool_calls, message.tool_call_id] if message.tool_calls or message.tool_call_id else []
+def _more(message: Message) -> list[Any]:
+    """What a message holds beside its text; what has nothing keeps the key that it had before there was any of it."""
+    pictures = [picture.as_json() for picture in message.pictures]
+    calls = [message.tool_calls, message.tool_call_id] if message.tool_calls or message.tool_call_id or pictures else []
+    return [*calls, pictures] if pictures else calls
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from harness.records import Message
+from harness.records import Message, Picture
 from harness.served import Question
 from harness.served._failures import Problem, Used, of_status
 from harness.served._tools import canonical, tool_calls
@@ -48,7 +51,11 @@ def parameters(question: Question, *, schema: bool) -> dict[str, Any]:
 
 
 def content(question: Question) -> dict[str, Any]:
-    """The messages of a question, or the text of one that is `raw`."""
+    """The messages of a question, or the text of one that is `raw`.
+
+    Raises:
+        Problem: a picture is not there, or is not the one that was asked for.
+    """
     if not question.raw:
         return {"messages": [_turn(m) for m in question.messages]}
     (message,) = question.messages
@@ -56,7 +63,7 @@ def content(question: Question) -> dict[str, Any]:
 
 
 def _turn(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    turn: dict[str, Any] = {"role": message.role, "content": _parts(message) if message.pictures else message.content}
     if message.tool_calls:
         turn["tool_calls"] = [
             {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": _spelled(call)}}
@@ -66,6 +73,32 @@ def _turn(message: Message) -> dict[str, Any]:
     if message.tool_call_id:
         turn["tool_call_id"] = message.tool_call_id
     return turn
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    """Text and pictures in their order. Pictures go as data, so that no server ever fetches anything."""
+    parts: list[dict[str, Any]] = []
+    begin = 0
+    for picture in message.pictures:
+        parts += [_text_part(message.content[begin : picture.at]), _picture_part(picture)]
+        begin = picture.at
+    parts.append(_text_part(message.content[begin:]))
+    return [part for part in parts if part.get("text") != ""]
+
+
+def _text_part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _picture_part(picture: Picture) -> dict[str, Any]:
+    try:
+        held = Path(picture.file).read_bytes()
+    except OSError as error:
+        raise Problem("rejected", f"a picture cannot be read: {error}") from None
+    if hashlib.sha256(held).hexdigest() != picture.sha256:
+        raise Problem("rejected", f"{picture.file}: the picture is not the one that was frozen")
+    data = base64.b64encode(held).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": f"data:{picture.mime_type};base64,{data}"}}
 
 
 def _spelled(call: Mapping[str, Any]) -> str:

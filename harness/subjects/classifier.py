@@ -169,6 +169,8 @@ class ClassifierSubject:
         given = request.prompt if isinstance(request, Generate) else request.context
         if not isinstance(given, str) and len(given) != 1:
             return "", f"a classifier reads one text, and this is a conversation of {len(given)} messages"
+        if not isinstance(given, str) and given[0].pictures:
+            return "", "a classifier reads one text, and no pictures"
         text = given if isinstance(given, str) else given[0].content
         if isinstance(request, LogLikelihood) and request.continuation.strip() not in self.classes:
             return text, f"{request.continuation.strip()!r} is none of the classes {', '.join(self.classes)}"

@@ -191,4 +191,5 @@ def _output(reply: Reply) -> Output:
         tool_calls=reply.tool_calls,
         finish=reply.finish,
         seconds=reply.latency,
+        read=reply.prompt_tokens,
     )

@@ -44,6 +44,15 @@ def locked(golden: GoldenSet) -> dict[str, Any]:
     return {"locked": {"set": golden.reference, "samples": golden.locked.samples, "files": files}}
 
 
+def without_pictures(golden: GoldenSet, asked: Sequence[Sample]) -> list[Check]:
+    """What is said of rows that are not asked for their pictures; nothing where all are."""
+    left_out, total = len(golden.samples) - len(asked), len(golden.samples)
+    if not left_out:
+        return []
+    detail = f"{left_out} of {total} samples of {golden.reference} hold pictures, and nothing is claimed about them"
+    return [Check("without-pictures", True, detail)]
+
+
 def lock_check(golden: GoldenSet) -> Check:
     """Whether the set's files are those that were frozen."""
     try:

@@ -14,7 +14,7 @@ from harness.goldens import Generation
 from harness.plugins import missing_extra
 from harness.records import Check, Generate, Message, Output, Sample, content_hash
 from harness.suites import SuiteContext
-from harness.suites._frozen import lock_check, locked, request, training_check
+from harness.suites._frozen import lock_check, locked, request, training_check, without_pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +86,18 @@ def of_golden_set(reference: str, root: Path | None, context: SuiteContext, *, c
     golden = goldens.load(assets.find("goldensets", explicit, start=context.folder), reference)
     for sample in golden.samples:
         _check_turns(sample, golden.reference)
+    # A judge reads texts: it cannot say how good an answer about a picture is that it has not seen.
+    samples = tuple(sample for sample in golden.samples if not sample.shows_pictures)
+    if not samples:
+        raise DataError(f"{golden.reference}: every sample shows pictures, which a judge does not see")
 
     def checks() -> list[Check]:
         trained = context.training_files
         overlap = [training_check(trained, golden.samples, golden.reference)] if trained else []
-        return [lock_check(golden), *overlap]
+        return [lock_check(golden), *overlap, *without_pictures(golden, samples)]
 
     return Questions(
-        golden.name, golden.reference, tuple(golden.samples), golden.card.generation, golden.digest, checks, chat,
+        golden.name, golden.reference, samples, golden.card.generation, golden.digest, checks, chat,
         locked(golden), golden.card.largest_cluster,
     )  # fmt: skip
 

@@ -9,7 +9,9 @@ from typing import Any
 from harness import plugins
 from harness.metrics import Metric
 from harness.records import MetricSpec, Output, Sample, Score
+from harness.served import Prices
 
+COST = "cost"
 Concerns = Callable[[Sample], bool]
 Scoring = Callable[[Sample, Sequence[Output]], Score]
 
@@ -45,6 +47,18 @@ def checks(max_seconds: float, max_tokens: int) -> dict[str, Check]:
     made["seconds"] = Check(seconds, every, lambda _, outputs: _seconds(outputs, max_seconds))
     made["output_tokens"] = Check(tokens, every, lambda _, outputs: _tokens(outputs, max_tokens))
     return made
+
+
+def cost(prices: Prices, most: float) -> Check:
+    """What the answers to a call cost one side, in US dollars; more than `most` is no worse."""
+
+    def score(_: Sample, outputs: Sequence[Output]) -> Score:
+        if not all(output.read and (output.tokens or not output.spoken) for output in outputs):
+            return Score.failed("the subject does not say how many tokens it read and wrote; only a served one does")
+        spent = sum(prices.input * output.read + prices.output * output.tokens for output in outputs) / 1e6
+        return Score.of(min(spent, most))
+
+    return Check(MetricSpec(COST, higher_is_better=False, bounds=(0.0, most)), lambda _: True, score)
 
 
 # ---------------------------------------------------------------- which calls

@@ -15,18 +15,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness import assets, goldens
 from harness.errors import DataError, nearest
 from harness.goldens import GoldenSet, call_key
 from harness.metrics import _calls
 from harness.records import Check, Estimand, Generate, Message, MetricSpec, Output, Request, Sample, Score, content_hash
+from harness.served import Prices
 from harness.subjects import Subject
 from harness.suites import AnsweredPair, Plain, ScorePair, SuiteContext, _replayed
-from harness.suites._frozen import canonical, lock_check, locked, request, training_check
+from harness.suites._frozen import (
+    canonical,
+    lock_check,
+    locked,
+    request,
+    training_check,
+    without_pictures,
+)
 
 _DEFAULT = ("complied", "finished", "format", "valid_calls", "recorded_calls", "liked")
+
+
+_LATER = ("pictures", "prices", "max_cost")
+
+
+class PricesOfBoth(BaseModel):
+    """Prices of the two sides."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    baseline: Prices
+    candidate: Prices
 
 
 class Options(BaseModel):
@@ -36,19 +56,28 @@ class Options(BaseModel):
 
     set: str = Field(description="name@version of a set that `harness shadow freeze` has made")
     root: Path | None = Field(None, description="folder of the golden sets (default: goldensets/, found upwards)")
-    metrics: tuple[str, ...] = Field(_DEFAULT, description="what is compared; also seconds and output_tokens")
+    metrics: tuple[str, ...] = Field(_DEFAULT, description="what is compared; also seconds, output_tokens and cost")
     max_seconds: float = Field(60.0, gt=0, description="slower than this is no worse (bounds `seconds`)")
     max_output_tokens: int = Field(8_192, ge=1, description="longer than this is no worse (bounds `output_tokens`)")
     max_steps: int = Field(8, ge=1, description="answers to one call, tool results told in between")
+    prices: PricesOfBoth | None = Field(None, description="what the tokens of each side cost; needed for `cost`")
+    max_cost: float = Field(1.0, gt=0, description="dollars a call; dearer than this is no worse (bounds `cost`)")
+    pictures: bool = Field(True, description="false leaves out calls with pictures, which no local text model takes")
 
     @field_validator("metrics")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = _replayed.checks(1.0, 1)
+        known = (*_replayed.checks(1.0, 1), _replayed.COST)
         for name in value:
             if name not in known:
                 raise ValueError(f"no metric {name!r}: {nearest(name, known)}")
         return value
+
+    @model_validator(mode="after")
+    def _priced(self) -> Options:
+        if _replayed.COST in self.metrics and self.prices is None:
+            raise ValueError("the metric cost needs prices: {baseline: {input, output}, candidate: {input, output}}")
+        return self
 
 
 class ShadowSuite(Plain):
@@ -60,31 +89,41 @@ class ShadowSuite(Plain):
         self.name, self.largest_cluster = golden.name, golden.card.largest_cluster
         self._golden, self._options, self._context = golden, options, context
         known = _replayed.checks(options.max_seconds, options.max_output_tokens)
+        theirs: dict[str, _replayed.Check] = {}
+        if options.prices is not None:
+            known[_replayed.COST], theirs[_replayed.COST] = (
+                _replayed.cost(prices, options.max_cost)
+                for prices in (options.prices.baseline, options.prices.candidate)
+            )
         asked = {name: known[name] for name in options.metrics}
+        self._samples = [s for s in golden.samples if options.pictures or not s.shows_pictures]
         # A metric that concerns no call of this set could only ever be undecided.
-        self._checks = {n: c for n, c in asked.items() if any(map(c.concerns, golden.samples))}
+        self._checks = {n: c for n, c in asked.items() if any(map(c.concerns, self._samples))}
+        self._theirs = {**self._checks, **theirs}
         if not self._checks:
             raise DataError(f"{golden.reference}: none of {', '.join(asked)} concerns any of its calls")
         self.metrics: Mapping[str, MetricSpec] = {name: check.spec for name, check in self._checks.items()}
 
     def digest(self) -> str:
         """SHA-256 over the set's files and every option."""
-        options = self._options.model_dump(mode="json", exclude={"root"})
+        # What was asked before there were these keeps its digest, and with it the runs that can be resumed.
+        later = {name for name in _LATER if getattr(self._options, name) == Options.model_fields[name].default}
+        options = self._options.model_dump(mode="json", exclude={"root", *later})
         return content_hash({"set": self._golden.digest, "options": options})
 
     def samples(self) -> Sequence[Sample]:
-        """All calls of the set, in file order."""
-        return self._golden.samples
+        """All calls of the set that are asked, in file order."""
+        return self._samples
 
     def concerns(self, metric: str, sample: Sample) -> bool:
         """Whether a metric can be asked of a call."""
         return self._checks[metric].concerns(sample)
 
     def checks(self) -> Sequence[Check]:
-        """Lock intact; no training row among the calls."""
+        """Lock intact; no training row among the calls; how many are not asked, because a model takes no pictures."""
         golden, trained = self._golden, self._context.training_files
         overlap = [training_check(trained, golden.samples, golden.reference)] if trained else []
-        return [lock_check(golden), *overlap]
+        return [lock_check(golden), *overlap, *without_pictures(golden, self._samples)]
 
     def requests(self, sample: Sample, subject: Subject) -> tuple[Request, ...]:
         """The call as it was asked."""
@@ -120,7 +159,9 @@ class ShadowSuite(Plain):
         details = _details(pair)
         return {
             name: ScorePair(
-                _side(check, pair.sample, pair.baseline), _side(check, pair.sample, pair.candidate), details
+                _side(check, pair.sample, pair.baseline),
+                _side(self._theirs[name], pair.sample, pair.candidate),
+                details,
             )
             for name, check in self._checks.items()
             if check.concerns(pair.sample)

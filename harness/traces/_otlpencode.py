@@ -10,8 +10,11 @@ from itertools import groupby
 from typing import Any
 
 from harness.traces._otlp import KINDS, STATUSES
-from harness.traces.records import LogEvent, Span
+from harness.traces.records import LogEvent, Span, canonical_json
 
+_DEEPEST = 24
+"""Levels of nested values; below them JSON stands as a text. protobuf reads no message that is 100 levels deep, and a
+level of values is up to three of them."""
 _KIND_NUMBERS = {word: number for number, word in KINDS.items()}
 _STATUS_NUMBERS = {word: number for number, word in STATUSES.items()}
 
@@ -105,11 +108,11 @@ def _log(event: LogEvent) -> dict[str, Any]:
     }
 
 
-def _pairs(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": key, "value": _value(value)} for key, value in values.items()]
+def _pairs(values: Mapping[str, Any], depth: int = _DEEPEST) -> list[dict[str, Any]]:
+    return [{"key": key, "value": _value(value, depth)} for key, value in values.items()]
 
 
-def _value(value: Any) -> dict[str, Any]:
+def _value(value: Any, depth: int = _DEEPEST) -> dict[str, Any]:
     if value is None:
         return {}
     if isinstance(value, bool):
@@ -117,14 +120,17 @@ def _value(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         return {"stringValue": value}
     if isinstance(value, int):
-        return {"intValue": str(value)}
+        fits = -(2**63) <= value < 2**63  # what JSON may hold beyond that keeps its digits as a text
+        return {"intValue": str(value)} if fits else {"stringValue": str(value)}
     if isinstance(value, float):
         return {"doubleValue": value if math.isfinite(value) else _NOT_FINITE[repr(value)]}
     if isinstance(value, bytes):
         return {"bytesValue": base64.b64encode(value).decode("ascii")}
+    if not depth:
+        return {"stringValue": canonical_json(value)}
     if isinstance(value, Mapping):
-        return {"kvlistValue": {"values": _pairs(value)}}
-    return {"arrayValue": {"values": [_value(v) for v in value]}}
+        return {"kvlistValue": {"values": _pairs(value, depth - 1)}}
+    return {"arrayValue": {"values": [_value(v, depth - 1) for v in value]}}
 
 
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

@@ -15,7 +15,7 @@ from harness.traces._duplicates import Read, unite, unite_traces
 from harness.traces._identity import Pseudonym
 from harness.traces._reading import Reading
 from harness.traces._replayable import note_damage, unrecorded, why_not
-from harness.traces._trace import Trace
+from harness.traces._trace import Happening, Trace
 from harness.traces._values import as_number, text
 from harness.traces.dialects import Dialect
 from harness.traces.records import PARAMETERS, Call, Failure, Feedback, LogEvent, Obstacle, Span
@@ -23,7 +23,8 @@ from harness.traces.records import PARAMETERS, Call, Failure, Feedback, LogEvent
 EVALUATION = "gen_ai.evaluation.result"
 SOURCE = "harness.feedback.source"
 _LONGEST_MESSAGE = 2000
-_MOST_FEEDBACK = 100  # of one call
+MOST_FEEDBACK = 100
+"""Results of evaluations that one call keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,7 @@ def dialects() -> tuple[Dialect, ...]:
     Raises:
         PluginError: one of them does not import or is no plugin.
     """
-    made = []
-    for name in plugins.names("traces.dialects"):
-        module = plugins.load("traces.dialects", name)
-        made.append(module.build(module.Options()))
-    return tuple(made)
+    return plugins.all_of("traces.dialects")
 
 
 def normalise(
@@ -173,7 +170,7 @@ class _Whole:
             session=_identity.session(spans, self._trace),
             user=self._pseudonym(user) if user else "",
             metadata={k: v for span in reversed(spans) for k, v in _identity.metadata(span).items()},
-            feedback=tuple(dict.fromkeys(islice(self._feedback(call, spans), _MOST_FEEDBACK))),
+            feedback=tuple(dict.fromkeys(islice(self._feedback(call, spans), MOST_FEEDBACK))),
         )
 
     def _feedback(self, call: Call, spans: Sequence[Span]) -> Iterator[Feedback]:
@@ -189,18 +186,20 @@ class _Whole:
     def _about(self, span: Span) -> list[Feedback]:
         """Results of evaluations: events of the span, or spans that name it as their target."""
         if span.span_id not in self._said:
-            events = (_with_body(h) for h in self._trace.happenings(span) if h.name == EVALUATION)
+            events = (with_body(h) for h in self._trace.happenings(span) if h.name == EVALUATION)
             beside = (other.attributes for other in self._trace.evaluations(span))
-            self._said[span.span_id] = [f for attributes in chain(events, beside) if (f := _result(attributes))]
+            self._said[span.span_id] = [f for attributes in chain(events, beside) if (f := result_of(attributes))]
         return self._said[span.span_id]
 
 
-def _with_body(happening: Any) -> Mapping[str, Any]:
+def with_body(happening: Happening | LogEvent) -> Mapping[str, Any]:
+    """The attributes of an event, and what its body holds besides."""
     body = happening.body if isinstance(happening.body, Mapping) else {}
     return {**body, **happening.attributes}
 
 
-def _result(attributes: Mapping[str, Any]) -> Feedback | None:
+def result_of(attributes: Mapping[str, Any]) -> Feedback | None:
+    """The result of an evaluation that attributes hold; None where they hold none."""
     name = text(attributes, "gen_ai.evaluation.name")
     score = as_number(attributes.get("gen_ai.evaluation.score.value"))
     label = text(attributes, "gen_ai.evaluation.score.label")
@@ -218,7 +217,7 @@ def _by_response_id(
     for _, events in by_trace.values():
         for event in events:
             answer = text(event.attributes, "gen_ai.response.id")
-            if event.name == EVALUATION and not event.span_id and answer and (result := _result(event.attributes)):
+            if event.name == EVALUATION and not event.span_id and answer and (result := result_of(event.attributes)):
                 found[answer].append(result)
     return found
 
@@ -244,4 +243,4 @@ def _counted(calls: Sequence[Call], spans: int, reads: int, loose: int) -> Count
     )
 
 
-__all__ = ["Counts", "Normalised", "dialects", "normalise", "unite_traces"]
+__all__ = ["Counts", "Normalised", "dialects", "normalise", "result_of", "unite_traces", "with_body"]

@@ -9,7 +9,7 @@ numbers, bytes are base64, unknown fields are ignored.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -46,9 +46,7 @@ def decode_traces(body: bytes, content_type: str = PROTOBUF, limits: Limits = LI
     Raises:
         TraceError: the body is too large, of another type, or no such message; nothing of it was read.
     """
-    counts: Counter[str] = Counter()
-    spans = tuple(_reader(body, content_type, limits).spans(body, limits, counts))
-    return Decoded(spans, dict(counts))
+    return _decoded(_reader(body, content_type, limits).spans, body, limits)
 
 
 def decode_logs(body: bytes, content_type: str = PROTOBUF, limits: Limits = LIMITS) -> Decoded[LogEvent]:
@@ -57,9 +55,7 @@ def decode_logs(body: bytes, content_type: str = PROTOBUF, limits: Limits = LIMI
     Raises:
         TraceError: the body is too large, of another type, or no such message; nothing of it was read.
     """
-    counts: Counter[str] = Counter()
-    events = tuple(_reader(body, content_type, limits).log_events(body, limits, counts))
-    return Decoded(events, dict(counts))
+    return _decoded(_reader(body, content_type, limits).log_events, body, limits)
 
 
 def decode_traces_document(document: Any, limits: Limits = LIMITS) -> Decoded[Span]:
@@ -68,9 +64,7 @@ def decode_traces_document(document: Any, limits: Limits = LIMITS) -> Decoded[Sp
     Raises:
         TraceError: it is no such document.
     """
-    counts: Counter[str] = Counter()
-    spans = tuple(_otlpjson.spans_in(document, limits, counts))
-    return Decoded(spans, dict(counts))
+    return _decoded(_otlpjson.spans_in, document, limits)
 
 
 def decode_logs_document(document: Any, limits: Limits = LIMITS) -> Decoded[LogEvent]:
@@ -79,9 +73,7 @@ def decode_logs_document(document: Any, limits: Limits = LIMITS) -> Decoded[LogE
     Raises:
         TraceError: it is no such document.
     """
-    counts: Counter[str] = Counter()
-    events = tuple(_otlpjson.log_events_in(document, limits, counts))
-    return Decoded(events, dict(counts))
+    return _decoded(_otlpjson.log_events_in, document, limits)
 
 
 def encode_traces(spans: Iterable[Span], content_type: str = PROTOBUF) -> bytes:
@@ -90,10 +82,7 @@ def encode_traces(spans: Iterable[Span], content_type: str = PROTOBUF) -> bytes:
     Raises:
         TraceError: the content type is none of OTLP's.
     """
-    document = _otlpencode.traces_document(spans)
-    if _is_json(content_type):
-        return _otlpencode.to_json(document)
-    return _otlpencode.to_protobuf(document, _protobuf().ExportTraceServiceRequest())
+    return _encoded(_otlpencode.traces_document(spans), content_type, "ExportTraceServiceRequest")
 
 
 def encode_logs(events: Iterable[LogEvent], content_type: str = PROTOBUF) -> bytes:
@@ -102,10 +91,22 @@ def encode_logs(events: Iterable[LogEvent], content_type: str = PROTOBUF) -> byt
     Raises:
         TraceError: the content type is none of OTLP's.
     """
-    document = _otlpencode.logs_document(events)
+    return _encoded(_otlpencode.logs_document(events), content_type, "ExportLogsServiceRequest")
+
+
+def _decoded(
+    read: Callable[[Any, Limits, Counter[str]], Iterable[_Item]], source: Any, limits: Limits
+) -> Decoded[_Item]:
+    """What a reader finds, and how much it has left out."""
+    left_out: Counter[str] = Counter()
+    items = tuple(read(source, limits, left_out))
+    return Decoded(items, dict(left_out))
+
+
+def _encoded(document: Any, content_type: str, message: str) -> bytes:
     if _is_json(content_type):
         return _otlpencode.to_json(document)
-    return _otlpencode.to_protobuf(document, _protobuf().ExportLogsServiceRequest())
+    return _otlpencode.to_protobuf(document, getattr(_protobuf(), message)())
 
 
 def _reader(body: bytes, content_type: str, limits: Limits) -> Any:

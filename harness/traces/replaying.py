@@ -45,7 +45,9 @@ class JudgedBy:
 class Replay:
     """What is replayed and how it is decided. Without `metrics` all that apply are compared.
 
-    `margins` holds those of single metrics, in score points (for `seconds`: seconds); `margin` is that of the others.
+    `margins` holds those of single metrics, in score points (for `seconds`: seconds, for `cost`: US dollars); `margin`
+    is that of the others. `prices` (dollars per million tokens: input, output) are those of baseline and candidate;
+    `cost` needs them.
     """
 
     set: str
@@ -61,6 +63,7 @@ class Replay:
     judge: JudgedBy | None = None
     training: tuple[Path, ...] = ()
     out: Path = Path("runs")
+    prices: tuple[Mapping[str, float], Mapping[str, float]] | None = None
 
 
 def write_gate(path: Path, replay: Replay) -> LoadedConfig:
@@ -71,8 +74,9 @@ def write_gate(path: Path, replay: Replay) -> LoadedConfig:
         LockError, DataError: the set is not frozen, or does not exist.
         StorageError: it cannot be written.
     """
-    goldens.load(replay.root, replay.set)
-    text = _HEADER + str(yaml.safe_dump(document(path.parent, replay), sort_keys=False, allow_unicode=True, width=110))
+    golden = goldens.load(replay.root, replay.set)
+    made = document(path.parent, replay, pictures=any(sample.shows_pictures for sample in golden.samples))
+    text = _HEADER + str(yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=110))
     try:
         if path.exists():
             if path.read_text(encoding="utf-8") != text:
@@ -88,10 +92,14 @@ def write_gate(path: Path, replay: Replay) -> LoadedConfig:
 _HEADER = "# Written by `harness shadow replay`; `harness gate` runs it too.\n"
 
 
-def document(folder: Path, replay: Replay) -> dict[str, Any]:
-    """What a gate.yaml in `folder` says of a replay; its paths are relative to that folder."""
+def document(folder: Path, replay: Replay, *, pictures: bool = False) -> dict[str, Any]:
+    """What a gate.yaml in `folder` says of a replay; its paths are relative to that folder.
+
+    A local model reads texts: of a set with `pictures`, calls that show some are asked where both sides are served.
+    """
     root = _place(folder, replay.root)
-    suites: list[dict[str, Any]] = [{"kind": "shadow", "set": replay.set, "root": root, **_compared(replay)}]
+    asked = {"pictures": False} if pictures and not (replay.baseline.url and replay.candidate.url) else {}
+    suites: list[dict[str, Any]] = [{"kind": "shadow", "set": replay.set, "root": root, **asked, **_compared(replay)}]
     if replay.judge is not None:
         suites.append(_judged(replay.judge, replay.set, root))
     return {
@@ -106,6 +114,9 @@ def document(folder: Path, replay: Replay) -> dict[str, Any]:
 
 def _compared(replay: Replay) -> dict[str, Any]:
     metrics: dict[str, Any] = {"metrics": list(replay.metrics)} if replay.metrics else {}
+    if replay.prices is not None:
+        named = zip(("baseline", "candidate"), replay.prices, strict=True)
+        metrics["prices"] = {arm: dict(prices) for arm, prices in named}
     if not replay.margins:
         return metrics
     # A suite whose section names guards has no others.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from harness import plugins
 from harness.errors import TraceError
 from harness.traces import otlp
+from harness.traces._limits import parse_json
 from harness.traces._literals import python_literal
 from harness.traces.importing import Source, sources
 from harness.traces.normal import dialects, normalise
@@ -245,6 +246,26 @@ FIELDS = {
 
 def test_every_source_is_fuzzed() -> None:
     assert sorted(SHAPES) == sorted(FIELDS) == plugins.names("traces.importing")
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda s: s.name)
+def test_what_a_file_holds_can_be_stored(source: Source) -> None:
+    @fuzzed
+    @given(seeds, st.lists(st.sampled_from(FIELDS[source.name]), max_size=5))
+    def check(seed: int, names: list[str]) -> None:
+        fuzz = Fuzz(seed, {})
+        text = json.dumps({**SHAPES[source.name], **{name: fuzz.value() for name in names}}, default=repr)
+        reader = source.start()
+        try:
+            taken = [reader.take(parse_json(text.replace("NaN", "1e300").replace("Infinity", "2"))), reader.finish()]
+        except ValueError:
+            return
+        spans = [span for each in taken for span in each.spans]
+        events = [event for each in taken for event in each.events]
+        kept = otlp.decode_traces(otlp.encode_traces(spans)), otlp.decode_logs(otlp.encode_logs(events))
+        assert [len(k.items) + k.n_rejected for k in kept] == [len(spans), len(events)]
+
+    check()
 
 
 @pytest.mark.parametrize("source", sources(), ids=lambda s: s.name)

@@ -14,8 +14,9 @@ from harness.goldens.card import Card
 from harness.goldens.rows import read_samples
 from harness.records import Generate
 from harness.suites._frozen import request
+from harness.traces.freezing._album import Album, LeftOut
 from harness.traces.freezing._results import results_for
-from harness.traces.freezing._rows import LeftOut, RowOptions, line_of, row_of, sample_of
+from harness.traces.freezing._rows import RowOptions, line_of, row_of, sample_of
 from harness.traces.normal import normalise
 from harness.traces.records import Call, ChatMessage, Parameters, Part, Tool, ToolCall
 from tests.trace_fuzz import MARKS, Fuzz
@@ -31,9 +32,10 @@ ODD: tuple[Any, ...] = (
 def rows(calls: list[Call], path: Path) -> Counter[str]:
     """Write what can be frozen, read it back as a golden set does, and count what was left out."""
     left, lines = Counter[str](), {}
+    album = Album(path.parent)
     for call in calls:
         try:
-            made = row_of(call, results_for(call, calls), ("tag",), RowOptions())
+            made = row_of(call, results_for(call, calls), ("tag",), RowOptions(), album)
             sample_of(made)
             lines[made["id"]] = line_of(made)
         except LeftOut as reason:

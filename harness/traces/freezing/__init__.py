@@ -7,6 +7,8 @@ by its reason. What is written is a golden set like any other (`harness.goldens`
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +21,14 @@ from harness import contamination
 from harness.errors import ConfigError, DataError
 from harness.goldens import names
 from harness.traces.freezing import _writing
+from harness.traces.freezing._album import Album, LeftOut
 from harness.traces.freezing._drawing import COLUMNS, Drawing, Session, quotas
 from harness.traces.freezing._feedback import Liking
+from harness.traces.freezing._fetching import hosts_of
+from harness.traces.freezing._late import LateFeedback
 from harness.traces.freezing._near import Near
 from harness.traces.freezing._results import results_for
-from harness.traces.freezing._rows import LeftOut, Row, RowOptions, asked_last, line_of, row_of, sample_of
+from harness.traces.freezing._rows import Row, RowOptions, asked_last, line_of, pictures_of, row_of, sample_of
 from harness.traces.freezing._strata import DEFAULT, Strata, columns_of
 from harness.traces.records import Call
 from harness.traces.store import MIRRORED, Store
@@ -40,6 +45,7 @@ class FreezeOptions:
     `at_least` so many calls come from every stratum that has them: the rare are then seen, and the set's mean is no
     longer that of the stream. `greedy` asks without sampling, whatever was recorded. `max_tokens` holds where a call
     recorded none. The order of sessions depends on `name`, `version` and `seed`, on nothing that is seen later.
+    Pictures at an address are fetched from `images_from` alone, hosts that are named exactly (`cdn.example.com`).
     """
 
     name: str
@@ -58,6 +64,7 @@ class FreezeOptions:
     greedy: bool = False
     liking: Liking = field(default_factory=Liking)
     max_tokens: int = 1024
+    images_from: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -99,12 +106,14 @@ def freeze(store: Store, root: Path, options: FreezeOptions) -> Freezing:
         StorageError: the store cannot be read, or the set not be written.
     """
     _check(store, root, options)
+    hosts = hosts_of(options.images_from)
     table = store.candidates(options.tenant, days=options.days, columns=[*COLUMNS, *columns_of(options.by)])
-    draw = _Draw(store, table, options)
-    draw.run()
-    if not draw.kept:
-        raise DataError(f"no call of the store can be frozen: {_in_words(draw.left_out)}")
-    folder = _writing.write(root, options, draw)
+    with tempfile.TemporaryDirectory(prefix="pictures-") as spool:
+        draw = _Draw(store, table, options, Album(Path(spool), hosts))
+        draw.run()
+        if not draw.kept:
+            raise DataError(f"no call of the store can be frozen: {_in_words(draw.left_out)}")
+        folder = _writing.write(root, options, draw)
     kept = Counter(item.stratum for item in draw.kept)
     strata = {draw.strata.name(code): (count, kept[code]) for code, count in sorted(draw.shares.items())}
     sessions = len({item.session for item in draw.kept})
@@ -130,8 +139,8 @@ class _Item:
 class _Draw:
     """One draw: what was kept so far, and what was left out for which reason."""
 
-    def __init__(self, store: Store, table: Any, options: FreezeOptions) -> None:
-        self.table, self.options = table, options
+    def __init__(self, store: Store, table: Any, options: FreezeOptions, album: Album) -> None:
+        self.table, self.options, self.album = table, options, album
         self.kept: list[_Item] = []
         self.left_out: Counter[str] = Counter()
         self.strata = Strata(table, options.by)
@@ -141,6 +150,7 @@ class _Draw:
         self.shares, self.largest = self._drawing.shares(), self._drawing.largest()
         self._room = quotas(self.shares, options.samples, options.at_least)
         self._near = Near(options.likeness)
+        self._late = LateFeedback(store)
         self._users: Counter[str] = Counter()
         self._requests: set[tuple[int, str]] = set()
         self._spare: list[_Item] = []
@@ -204,7 +214,7 @@ class _Draw:
     def _read(self, batch: Sequence[Session]) -> list[_Item]:
         """The calls of sessions that can be frozen, in order; the others are counted."""
         rows = [row for session in batch for row in (*session.eligible, *session.helpers)]
-        calls = dict(zip(rows, self._store.fetch(self.table.take(rows)), strict=True))
+        calls = dict(zip(rows, self._late.added(list(self._store.fetch(self.table.take(rows)))), strict=True))
         items = []
         for session in batch:
             if session.capped:
@@ -220,8 +230,9 @@ class _Draw:
     def _item(self, session: Session, row: int, call: Call, around: Sequence[Call]) -> _Item:
         tags = self.strata.tags(int(self.strata.codes[row]))
         results = results_for(call, around) if call.tools else {}
-        made = row_of(call, results, tags, RowOptions(self.options.greedy, self.options.liking))
-        signature = int(self.table["signature"][row].as_py())
+        made = row_of(call, results, tags, RowOptions(self.options.greedy, self.options.liking), self.album)
+        # Words alone do not tell two questions apart that are about two pictures.
+        signature = int(self.table["signature"][row].as_py()) ^ _seen(pictures_of(made))
         return _Item(
             session.key, session.stratum, call.user, signature, call.request_hash, made, line_of(made), call.time_ns
         )
@@ -259,6 +270,11 @@ class _Draw:
         self._users[item.user] += 1
         self._requests.add((item.session, item.request))
         self._near.add(item.signature, asked_last(item.row), item.session)
+
+
+def _seen(pictures: Sequence[str]) -> int:
+    """64 bits of pictures; 0 for none."""
+    return int.from_bytes(hashlib.blake2b("".join(pictures).encode(), digest_size=8).digest()) if pictures else 0
 
 
 def _check(store: Store, root: Path, options: FreezeOptions) -> None:

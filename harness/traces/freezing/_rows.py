@@ -13,8 +13,10 @@ from pydantic import ValidationError
 
 from harness import plugins
 from harness.goldens import Parameters
+from harness.goldens.pictures import MOST_IN_A_CALL
 from harness.goldens.rows import MAX_LINE_BYTES
 from harness.records import Message, Output, Sample
+from harness.traces.freezing._album import Album, LeftOut, is_picture
 from harness.traces.freezing._feedback import Liking
 from harness.traces.records import PARAMETERS, Call, ChatMessage, Part, Tool
 
@@ -31,10 +33,6 @@ _HARMLESS = frozenset({"stream", "parallel_tool_calls"})
 """Parameters that are left out because they say how an answer arrives, or what no server is held to."""
 
 
-class LeftOut(Exception):
-    """A call that cannot become a row; the text is the reason under which it is counted."""
-
-
 @dataclass(frozen=True, slots=True)
 class RowOptions:
     """How calls become rows: `greedy` asks without sampling whatever was recorded, `liking` reads feedback."""
@@ -43,7 +41,7 @@ class RowOptions:
     liking: Liking = field(default_factory=Liking)
 
 
-def row_of(call: Call, results: Mapping[str, str], tags: Sequence[str], options: RowOptions) -> Row:
+def row_of(call: Call, results: Mapping[str, str], tags: Sequence[str], options: RowOptions, album: Album) -> Row:
     """The row of a call; `results` are what its tools said, by `goldens.call_key`.
 
     Raises:
@@ -51,9 +49,11 @@ def row_of(call: Call, results: Mapping[str, str], tags: Sequence[str], options:
     """
     if call.operation != "chat":
         raise LeftOut("a text completion, no conversation")
-    messages = [_message(m) for m in call.messages if not _silent(m)]
+    messages = [_message(m, album) for m in call.messages if not _silent(m)]
     if not messages or messages[-1]["role"] == "assistant":
         raise LeftOut("does not end in a question")
+    if sum(len(m.get("pictures", ())) for m in messages) > MOST_IN_A_CALL:
+        raise LeftOut(f"more than {MOST_IN_A_CALL} pictures")
     row: Row = {"id": f"{call.trace_id[:12]}-{call.span_id}", "messages": messages, "cluster": _cluster(call)}
     if call.tools:
         row["tools"] = _tools(call.tools)
@@ -103,6 +103,11 @@ def asked_last(row: Row) -> str:
     return str(said[-1] if said else row["messages"][-1]["content"])
 
 
+def pictures_of(row: Row) -> list[str]:
+    """The files of the pictures that a row shows, in their order."""
+    return [picture["file"] for message in row["messages"] for picture in message.get("pictures", ())]
+
+
 def sample_of(row: Row) -> Sample:
     """As much of the row's sample as contamination is checked by."""
     said = row["messages"]
@@ -119,12 +124,19 @@ def _silent(message: ChatMessage) -> bool:
     return bool(thought) and message.role == "assistant" and not message.tool_calls
 
 
-def _message(message: ChatMessage) -> Row:
+def _message(message: ChatMessage, album: Album) -> Row:
     role = _ROLES.get(message.role)
     if role is None:
         raise LeftOut("a role that no chat template has")
-    content = "".join(_text(part) for part in message.parts if part.kind != "reasoning")
-    made: Row = {"role": role, "content": content}
+    content, pictures = "", []
+    for part in message.parts:
+        if is_picture(part):
+            if role != "user":
+                raise LeftOut("a picture that no user sent")
+            pictures.append({"file": album.add(part), "at": len(content)})
+        elif part.kind != "reasoning":
+            content += _text(part)
+    made: Row = {"role": role, "content": content, **({"pictures": pictures} if pictures else {})}
     if message.tool_calls:
         if role != "assistant":
             raise LeftOut("tools called by somebody else than the model")
@@ -135,13 +147,13 @@ def _message(message: ChatMessage) -> Row:
         ]
     if role == "tool" and message.tool_call_id:
         made["tool_call_id"] = message.tool_call_id
-    if not content and not message.tool_calls and role != "tool":
+    if not content and not pictures and not message.tool_calls and role != "tool":
         raise LeftOut("an empty message")
     return made
 
 
 def _text(part: Part) -> str:
-    """The text of a part. What is no text is only referred to, and no reference is ever followed."""
+    """The text of a part. Sounds, films and files are left out, and no reference to them is ever followed."""
     if part.kind == "text":
         return part.text
     raise LeftOut("parts of a kind that is not known" if part.kind == "other" else f"{part.kind} in a message")

@@ -17,7 +17,9 @@ import yaml
 from harness import __version__, goldens
 from harness.errors import StorageError
 from harness.goldens.card import CARD_NAME
+from harness.goldens.pictures import FOLDER as PICTURES
 from harness.goldens.rows import SAMPLES_NAME
+from harness.traces.freezing._rows import pictures_of
 
 if TYPE_CHECKING:
     from harness.traces.freezing import FreezeOptions, _Draw
@@ -38,6 +40,7 @@ def write(root: Path, options: FreezeOptions, draw: _Draw) -> Path:
         draft = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
         try:
             (draft / SAMPLES_NAME).write_bytes(samples)
+            _copy_pictures(draw, draft)
             (draft / CARD_NAME).write_text(_yaml(_card(options, draw)), encoding="utf-8")
             (draft / PROVENANCE).write_text(_json(_provenance(options, draw, samples)), encoding="utf-8")
             os.rename(draft, target)
@@ -51,6 +54,12 @@ def write(root: Path, options: FreezeOptions, draw: _Draw) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         raise
     return target
+
+
+def _copy_pictures(draw: _Draw, draft: Path) -> None:
+    for name in dict.fromkeys(name for item in draw.kept for name in pictures_of(item.row)):
+        (draft / PICTURES).mkdir(exist_ok=True)
+        shutil.copyfile(draw.album.path(name), draft / name)
 
 
 def _card(options: FreezeOptions, draw: _Draw) -> dict[str, Any]:
@@ -96,7 +105,9 @@ def _provenance(options: FreezeOptions, draw: _Draw, samples: bytes) -> dict[str
             "training": [str(path) for path in options.training],
             "greedy": options.greedy,
             "liking": liking,
+            "images_from": list(options.images_from),
         },
+        "pictures": len({name for item in draw.kept for name in pictures_of(item.row)}),
         "left_out": dict(draw.left_out.most_common()),
         "strata": {
             draw.strata.name(code): {"calls": count, "frozen": kept[code]}

@@ -76,11 +76,7 @@ def sources() -> tuple[Source, ...]:
     Raises:
         PluginError: one of them does not import or is no plugin.
     """
-    made = []
-    for name in plugins.names("traces.importing"):
-        module = plugins.load("traces.importing", name)
-        made.append(module.build(module.Options()))
-    return tuple(made)
+    return plugins.all_of("traces.importing")
 
 
 def detect(path: Path) -> Source:
