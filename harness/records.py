@@ -14,6 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from harness.messages import Message as Message
+from harness.messages import Picture as Picture
+
 Estimand = Literal["frozen", "population"]
 Outcome = Literal["pass", "regressed", "undecided"]
 Decision = Literal["promote", "block", "hold"]
@@ -28,45 +31,6 @@ def content_hash(value: Any) -> str:
 
 
 # ---------------------------------------------------------------- what is asked
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture in a message, known by the SHA-256 of its bytes; it stands before character `at` of the message's text.
-
-    `file` is where the bytes lie. It is no part of what is asked: wherever a set lies, its requests are the same.
-    """
-
-    sha256: str
-    mime_type: str
-    at: int = 0
-    file: str = field(default="", compare=False)
-
-    def as_json(self) -> dict[str, Any]:
-        """What it is and where it stands, without the place of its bytes."""
-        return {"sha256": self.sha256, "mime_type": self.mime_type, "at": self.at}
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation.
-
-    `tool_calls` is the canonical JSON of what an assistant's turn asked of tools, a list of objects with `id`, `name`
-    and `arguments`; a turn of role `tool` answers the call whose id is `tool_call_id`. `pictures` are in the order in
-    which they stand in `content`, which may be empty beside them.
-    """
-
-    role: str
-    content: str
-    tool_calls: str = ""
-    tool_call_id: str = ""
-    pictures: tuple[Picture, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """Role and content, and whatever else is not empty."""
-        more: dict[str, Any] = {"tool_calls": self.tool_calls, "tool_call_id": self.tool_call_id}
-        more["pictures"] = [picture.as_json() for picture in self.pictures]
-        return {"role": self.role, "content": self.content, **{key: value for key, value in more.items() if value}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +97,6 @@ class Sample:
     messages: tuple[Message, ...] = ()
     choices: tuple[str, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def shows_pictures(self) -> bool:
-        """Whether there is a picture in what it asks."""
-        return any(message.pictures for message in self.messages)
 
 
 # ---------------------------------------------------------------- what comes back

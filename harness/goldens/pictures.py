@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.records import Picture
+from harness.records import Picture, Sample
 
 FOLDER = "pictures"
 MOST_BYTES = 8 * 2**20
@@ -21,6 +21,11 @@ MOST_BYTES = 8 * 2**20
 MOST_IN_A_CALL = 16
 _NAME = re.compile(rf"{FOLDER}/([0-9a-f]{{64}})\.(png|jpg|gif|webp)")
 _TYPES = {"png": "image/png", "jpg": "image/jpeg", "gif": "image/gif", "webp": "image/webp"}
+
+
+def shows_pictures(sample: Sample) -> bool:
+    """Whether there is a picture in what a sample asks."""
+    return any(message.pictures for message in sample.messages)
 
 
 def type_of(content: bytes) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 from harness import assets, goldens
 from harness.errors import ConfigError, DataError, at
 from harness.goldens import Generation
+from harness.goldens.pictures import shows_pictures
 from harness.plugins import missing_extra
 from harness.records import Check, Generate, Message, Output, Sample, content_hash
 from harness.suites import SuiteContext
@@ -87,7 +88,7 @@ def of_golden_set(reference: str, root: Path | None, context: SuiteContext, *, c
     for sample in golden.samples:
         _check_turns(sample, golden.reference)
     # A judge reads texts: it cannot say how good an answer about a picture is that it has not seen.
-    samples = tuple(sample for sample in golden.samples if not sample.shows_pictures)
+    samples = tuple(sample for sample in golden.samples if not shows_pictures(sample))
     if not samples:
         raise DataError(f"{golden.reference}: every sample shows pictures, which a judge does not see")
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from harness import assets, goldens
 from harness.errors import DataError, nearest
 from harness.goldens import GoldenSet, call_key
+from harness.goldens.pictures import shows_pictures
 from harness.metrics import _calls
 from harness.records import Check, Estimand, Generate, Message, MetricSpec, Output, Request, Sample, Score, content_hash
 from harness.served import Prices
@@ -96,7 +97,7 @@ class ShadowSuite(Plain):
                 for prices in (options.prices.baseline, options.prices.candidate)
             )
         asked = {name: known[name] for name in options.metrics}
-        self._samples = [s for s in golden.samples if options.pictures or not s.shows_pictures]
+        self._samples = [s for s in golden.samples if options.pictures or not shows_pictures(s)]
         # A metric that concerns no call of this set could only ever be undecided.
         self._checks = {n: c for n, c in asked.items() if any(map(c.concerns, self._samples))}
         self._theirs = {**self._checks, **theirs}

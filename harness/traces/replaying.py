@@ -14,6 +14,7 @@ from harness import goldens
 from harness.config import LoadedConfig, load_gate
 from harness.errors import ConfigError, StorageError
 from harness.goldens.lock import write_atomically
+from harness.goldens.pictures import shows_pictures
 
 _ROUTES = ("openai/", "hosted_vllm/", "litellm_proxy/")
 _ADAPTER = "adapter_config.json"
@@ -75,7 +76,7 @@ def write_gate(path: Path, replay: Replay) -> LoadedConfig:
         StorageError: it cannot be written.
     """
     golden = goldens.load(replay.root, replay.set)
-    made = document(path.parent, replay, pictures=any(sample.shows_pictures for sample in golden.samples))
+    made = document(path.parent, replay, pictures=any(map(shows_pictures, golden.samples)))
     text = _HEADER + str(yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=110))
     try:
         if path.exists():
