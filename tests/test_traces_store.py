@@ -13,13 +13,14 @@ import pytest
 
 from harness.errors import ConfigError, StorageError
 from harness.traces import otlp
-from harness.traces.records import Call, ChatMessage, Part, Span
+from harness.traces.records import Call, ChatMessage, LogEvent, Part, Span
 from harness.traces.store import JournalFull, Store, StoreOptions, check_tenant
 from harness.traces.store._catalogue import Catalogue
 from harness.traces.store._compaction import Compactor
 from harness.traces.store._sampling import choose
 from harness.traces.store._segments import Segments
 from harness.traces.store._signature import of_text, signature
+from tests import shadow_store
 from tests.trace_requests import chat, logs, traces
 
 OPTIONS = StoreOptions(spare=0, roll_seconds=60)
@@ -330,3 +331,37 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
             store.append("acme", spans(chat()))
         store.compact()
         assert store.stats().spans == 0
+
+
+def test_feedback_days_later_and_again_the_day_after_takes_no_call_away(tmp_path: Path) -> None:
+    day = 86_400 * 10**9
+    asked = shadow_store.call(
+        1, [shadow_store.said("user", "Where is my parcel?")], shadow_store.said("assistant", "There.")
+    )
+    result = {"gen_ai.evaluation.name": "thumb", "gen_ai.evaluation.score.value": 1.0}
+    with Store.open(tmp_path / "store") as store:
+        store.append("acme", [asked])
+        store.compact()
+        for days in (1, 2, 6, 7):
+            told = LogEvent(asked.trace_id, asked.span_id, "gen_ai.evaluation.result", asked.start_ns + days * day,
+                            attributes={**result, "n": days})  # fmt: skip
+            store.append("acme", [], [told])
+            store.compact()
+            (call,) = store.calls("acme")
+            assert call.feedback
+
+
+def test_a_result_that_names_an_answer_needs_no_trace(tmp_path: Path) -> None:
+    result = {"gen_ai.evaluation.name": "thumb", "gen_ai.evaluation.score.value": 1.0}
+    with Store.open(tmp_path / "store") as store:
+        for more in ({}, {"gen_ai.response.id": "r"}):
+            store.append(
+                "acme", [], [LogEvent("", "", "gen_ai.evaluation.result", shadow_store.BEGIN, attributes=result | more)]
+            )
+        store.compact()
+        assert (store.stats().logs, store.stats().counted) == (1, {"logs outside of any trace": 1})
+        store.append(
+            "acme", [], [LogEvent("", "", "gen_ai.evaluation.result", shadow_store.BEGIN, attributes=result | more)]
+        )
+        store.compact()
+        assert store.stats().logs == 2  # nothing tells a repetition of such an event from another of the kind

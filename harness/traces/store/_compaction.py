@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import PluginError
-from harness.traces.normal import normalise
+from harness.traces.normal import EVALUATION, normalise
 from harness.traces.records import Call, LogEvent, Span
 from harness.traces.redaction import Pseudonyms
 from harness.traces.store import _journal
@@ -34,6 +34,7 @@ from harness.traces.store._segments import COLUMNS, Row, Segments, day_of
 
 _RETIRED_SECONDS = 60
 _LEAST_FILES, _SMALL_ROWS, _MOST_MERGED = 16, 8192, 24 * 2**20
+_TABLES: tuple[Table, ...] = ("spans", "logs")
 _ID_COLUMNS: dict[Table, str] = {"spans": "span_id", "logs": "digest"}
 
 
@@ -45,6 +46,7 @@ class _Trace:
     events: list[LogEvent] = field(default_factory=list)
     received_ns: int = 0
     seen_before: bool = False
+    has_calls: bool = False
 
     def add(self, item: Span | LogEvent, received_ns: int) -> None:
         """Note a span or event."""
@@ -132,7 +134,10 @@ class Compactor:
             for (kind, tenant, day), rows in sorted(intake.rows.items())
             if rows
         ]
-        renewed = [(tenant, trace, run) for (tenant, trace), t in intake.traces.items() if t.seen_before]
+        # What was read of a trace without its calls, such as two results of evaluations days later, renews nothing.
+        renewed = [
+            (tenant, trace, run) for (tenant, trace), t in intake.traces.items() if t.seen_before and t.has_calls
+        ]
         names = [file.name for file in files]
         self._catalogue.apply(Change(added, journals=names, renewed=renewed, counts=intake.counts))
         for file in files:
@@ -151,7 +156,7 @@ class Compactor:
             key = (record.tenant, row["trace_id"], row[_ID_COLUMNS[table]])
             if key in intake.keys:
                 intake.counts[record.tenant, day, f"{table} sent again"] += 1
-            elif not row["trace_id"]:
+            elif not row["trace_id"] and not _names_an_answer(item):
                 intake.counts[record.tenant, day, "logs outside of any trace"] += 1
             else:
                 intake.keys.add(key)
@@ -178,18 +183,32 @@ class Compactor:
                     trace.add(item, row["received_ns"])
 
     def _stored(self, intake: _Intake) -> list[tuple[Table, Row]]:
-        """Rows in the store of every trace of which this run has a part; days next to each other share traces."""
+        """Rows in the store of every trace of which this run has a part.
+
+        Days next to each other share traces, so a trace is followed from day to day as long as there is some of it.
+        """
+        found: list[tuple[Table, Row]] = []
+        looked: dict[tuple[str, str], set[bytes]] = defaultdict(set)
         wanted: dict[tuple[str, str], set[bytes]] = defaultdict(set)
         for (_, tenant, day), rows in intake.rows.items():
             for near in _around(day):
-                wanted[tenant, near].update(row["trace_id"] for row, _ in rows)
-        return [
-            (table, row)
-            for (tenant, day), traces in wanted.items()
-            for table in ("spans", "logs")
-            for segment in self._catalogue.segments(table, tenant, [day])
-            for row in self._rows_of(segment, traces)
-        ]
+                wanted[tenant, near].update(row["trace_id"] for row, _ in rows if row["trace_id"])
+        while wanted:
+            further: dict[tuple[str, str], set[bytes]] = defaultdict(set)
+            for (tenant, day), traces in wanted.items():
+                fresh = traces - looked[tenant, day]
+                looked[tenant, day] |= fresh
+                rows_of_day = [
+                    (table, row)
+                    for table in _TABLES
+                    for segment in (self._catalogue.segments(table, tenant, [day]) if fresh else ())
+                    for row in self._rows_of(segment, fresh)
+                ]
+                found += rows_of_day
+                for near in _around(day):
+                    further[tenant, near].update(row["trace_id"] for _, row in rows_of_day)
+            wanted = {key: traces for key, traces in further.items() if traces - looked[key]}
+        return found
 
     def _rows_of(self, segment: Segment, traces: set[bytes]) -> list[Row]:
         prefixes = np.frombuffer(b"".join(trace[:8] for trace in traces), np.uint64)
@@ -215,6 +234,7 @@ class Compactor:
         for tenant, traces in by_tenant.items():
             arrived = {span.trace_id: trace.received_ns for trace in traces for span in trace.spans}
             for call in self._calls(tenant, traces, intake):
+                intake.traces[tenant, bytes.fromhex(call.trace_id)].has_calls = True
                 row = call_row(call, arrived[call.trace_id], run)
                 intake.rows["calls", tenant, day_of(call.time_ns)].append((row, call))
 
@@ -282,6 +302,11 @@ def _current(table: Any, renewed: dict[bytes, int]) -> Any:
 
     rows = zip(table["trace_id"].to_pylist(), table["run"].to_pylist(), strict=True)
     return pa.array([run >= renewed.get(trace, 0) for trace, run in rows], pa.bool_())
+
+
+def _names_an_answer(item: Span | LogEvent) -> bool:
+    """Whether it is the result of an evaluation that names an answer, which needs no trace to be found."""
+    return isinstance(item, LogEvent) and item.name == EVALUATION and bool(item.attributes.get("gen_ai.response.id"))
 
 
 def _oldest(files: Sequence[Path], most_bytes: int) -> list[Path]:

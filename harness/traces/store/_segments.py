@@ -60,6 +60,8 @@ class Segments:
             raise PluginError(missing_extra(f"segments at {url}", error)) from error
         except (OSError, ValueError) as error:
             raise StorageError(f"{url}: segments cannot be kept there: {error}") from error
+        if type(self.fs).modified is fsspec.AbstractFileSystem.modified:  # DuckDB asks for it
+            raise PluginError(f"{url}: the installed file system is too old to be read; for S3, s3fs 2024.6 or later")
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def write(self, kind: Table, tenant: str, day: str, run: int, rows: Any, part: int = 0) -> Segment:
