@@ -31,7 +31,7 @@ test: install ## Every test, in a process for each core (at most four).
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-fast: install ## The tests that load no torch; under a minute.
-	$(BIN)/pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -m "not slow" -n logical --maxprocesses 4 --dist worksteal
 
 # What MLflow, W&B and the tools of others need is in an environment of its own: MLflow wants an older pyarrow than ours.
 EXTRAS := .venv-extras
