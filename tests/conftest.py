@@ -5,6 +5,7 @@ Nothing here imports torch: a fixture that needs it imports it when it is used.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -13,7 +14,6 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 import typer.main
 
@@ -25,9 +25,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models only lose by more, and test processes share the cores
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
-# How long an example takes depends on what else the machine does, so that no property has a deadline.
-hypothesis.settings.register_profile("harness", hypothesis.settings(), deadline=None, max_examples=examples(40))
-hypothesis.settings.load_profile("harness")
+with contextlib.suppress(ImportError):  # the environment of make test-extras has none, and tries no property
+    from hypothesis import settings
+
+    # How long an example takes depends on what else the machine does, so that no property has a deadline.
+    settings.register_profile("harness", settings(), deadline=None, max_examples=examples(40))
+    settings.load_profile("harness")
 
 # Hundreds of tests call the command line in this process; typer would build all of its verbs for each of them.
 typer.main.get_command = functools.cache(typer.main.get_command)
