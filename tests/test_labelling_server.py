@@ -27,6 +27,8 @@ from harness.labelled import LabelPlan
 from harness.records import Sample
 from tests.labelled_run import GIVEAWAYS, GRADE, PAIR, make_run
 
+pytestmark = pytest.mark.slow  # servers, cryptography or DuckDB in every test
+
 RUBRICS = {name: load_rubric(name) for name in ("preference", "helpfulness")}
 
 

@@ -22,6 +22,8 @@ from tests.documentation import ROOT, blocks
 from tests.loopback_sigstore import ADA, GITHUB, ISSUER, WORKFLOW, LoopbackSigstore
 from tests.promotion_example import gated
 
+pytestmark = pytest.mark.slow  # servers, cryptography or DuckDB in every test
+
 ADA_SIGNED = ("--certificate-identity", ADA, "--certificate-oidc-issuer", ISSUER, "--trust-config", "trust-config.json")
 BY_SIGSTORE = ("--sign", "sigstore", "--trust-config", "trust-config.json")
 PAGE = ROOT / "docs" / "promotion.md"

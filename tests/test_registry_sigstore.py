@@ -36,6 +36,8 @@ from tests.loopback_hub import LoopbackHub
 from tests.loopback_sigstore import ADA, GITHUB, ISSUER, WORKFLOW, LoopbackSigstore, signer
 from tests.promotion_example import gated
 
+pytestmark = pytest.mark.slow  # servers, cryptography or DuckDB in every test
+
 NAMED = (ADA, ISSUER)
 
 

@@ -23,6 +23,8 @@ from harness.registry.promoting import prepare
 from tests.loopback_sigstore import ADA, GITHUB, ISSUER, WORKFLOW, LoopbackSigstore, signer
 from tests.promotion_example import gated
 
+pytestmark = pytest.mark.slow  # servers, cryptography or DuckDB in every test
+
 NAMED = (ADA, ISSUER)
 
 

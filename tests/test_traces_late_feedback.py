@@ -17,6 +17,8 @@ from harness.traces.records import LogEvent, Span, SpanEvent
 from harness.traces.store import Store
 from tests.shadow_store import BEGIN, call, plain, said
 
+pytestmark = pytest.mark.slow  # servers, cryptography or DuckDB in every test
+
 DAY = 86_400 * 10**9
 THUMB = {
     "gen_ai.evaluation.name": "thumb", "gen_ai.evaluation.score.value": 1.0, "harness.feedback.source": "human",

@@ -32,6 +32,8 @@ from tests.loopback_pictures import GIF, JPEG, PNG, WEBP, Pictures, sent
 from tests.shadow_set import gate
 from tests.shadow_store import call, plain, said, store_of
 
+pytestmark = pytest.mark.slow  # servers, cryptography or DuckDB in every test
+
 
 @pytest.fixture
 def server() -> Iterator[Pictures]:

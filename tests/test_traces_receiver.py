@@ -32,6 +32,8 @@ from tests.receiving import JSON, PROTOBUF, Receiving
 from tests.trace_examples import calls, fixture
 from tests.trace_requests import chat, logs, traces
 
+pytestmark = pytest.mark.slow  # servers, cryptography or DuckDB in every test
+
 BODY = traces(chat("one"), chat("two")).SerializeToString()
 
 

@@ -23,6 +23,8 @@ from harness.traces.store._signature import of_text, signature
 from tests import shadow_store
 from tests.trace_requests import chat, logs, traces
 
+pytestmark = pytest.mark.slow  # servers, cryptography or DuckDB in every test
+
 OPTIONS = StoreOptions(spare=0, roll_seconds=60)
 DAY_NS = 86_400 * 10**9
 
