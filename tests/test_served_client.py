@@ -22,6 +22,8 @@ from harness.served import Prices, Question, Reply, ServedOptions, _endpoints, _
 from harness.served.client import Budget, Client
 from tests.loopback_model import LoopbackModel, wait_for
 
+pytestmark = pytest.mark.slow  # servers, stores or frozen sets in every test
+
 FREE = Prices(input=0, output=0)  # with prices given, litellm is not loaded
 
 

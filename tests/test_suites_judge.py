@@ -23,6 +23,8 @@ from harness.report import html, markdown
 from tests.judge_project import N, change, gullible, honest, project
 from tests.loopback_model import LoopbackModel
 
+pytestmark = pytest.mark.slow  # servers, stores or frozen sets in every test
+
 
 @dataclass
 class Watcher:

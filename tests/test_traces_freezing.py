@@ -23,6 +23,8 @@ from harness.traces.store import Store
 from tests.loopback_model import LoopbackModel
 from tests.shadow_store import WEATHER, call, called, feedback, plain, said, store_of, told
 
+pytestmark = pytest.mark.slow  # servers, stores or frozen sets in every test
+
 
 def frozen(folder: Path, spans: list[Span], **options: Any) -> tuple[Freezing, goldens.GoldenSet]:
     with Store.open(store_of(folder, spans)) as store:

@@ -24,6 +24,8 @@ from tests import scripted_project
 from tests.shadow_set import asked, frozen, gate, row, scripted
 from tests.shadow_store import plain, store_of
 
+pytestmark = pytest.mark.slow  # servers, stores or frozen sets in every test
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
