@@ -83,9 +83,10 @@ class LookBook:
         rungs = {}
         for c in comparisons:
             if c.slice is None or c.required:
-                step = c.must_improve or c.margin
-                rungs[c.label] = climb(ladder.get(self._key(c), 0.0), c.difference or 0.0, step)
-                ladder[self._key(c)] = rungs[c.label]
+                best = ladder.get(self._key(c), 0.0)
+                if c.difference is not None:  # what was not measured moves nothing
+                    best = climb(best, c.difference, c.must_improve or c.margin)
+                rungs[c.label] = ladder[self._key(c)] = best
         path.parent.mkdir(parents=True, exist_ok=True)
         runs.write_json(path, ladder)
         return rungs
